@@ -1,0 +1,1 @@
+"""The terminal coding agent: dialect, loop, sessions, permissions and front ends."""

@@ -1,0 +1,1 @@
+"""Every word that the model reads and that is not wire format."""
