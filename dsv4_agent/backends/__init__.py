@@ -1,0 +1,1 @@
+"""Where tokens come from: in-process, scripted, or a policy written in Python."""

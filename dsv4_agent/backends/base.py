@@ -1,0 +1,183 @@
+"""The boundary between the loop and whatever produces tokens.
+
+A backend is handed the *whole* conversation each time and answers with the events of one assistant turn:
+optional `PrefixSynced`, optional `Retrying`s, any number of `SampledText`/`SampledIds`, and exactly one
+`Finished`, last. Closing the iterator early cancels the generation. What it could not do it raises as
+`ModelError`. Parsing, tools and the transcript are the loop's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from dsv4_agent.dsml.dialect import Dialect, Thinking
+from dsv4_agent.dsml.segments import Segment
+
+
+class BackendKind(StrEnum):
+    """Where the tokens come from."""
+
+    INPROCESS = "inprocess"
+    SERVER = "server"
+    SCRIPTED = "scripted"
+
+
+class StopReason(StrEnum):
+    """Why a generation ended: the model's end-of-turn token, the token limit, or a cancellation."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORTED = "aborted"
+
+
+class ModelError(Exception):
+    """The model can't answer. The message is one line: the cause, then the remedy.
+
+    `unreachable` tells a model that could not be reached or refused the key from one that failed.
+    """
+
+    def __init__(self, message: str, *, unreachable: bool = False) -> None:
+        super().__init__(message)
+        self.unreachable = unreachable
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """Who answers. `context_window` is in tokens; `tokenizes` says that `encode` returns ids."""
+
+    id: str
+    kind: BackendKind
+    context_window: int
+    tokenizes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """How one assistant turn is to be sampled.
+
+    `max_tokens` bounds this turn's sampled tokens; `thinking_budget` those before `</think>`; `tools` are
+    the declared functions (`{"name", "description", "parameters"}`), for a grammar; `constrain` turns it on.
+    """
+
+    max_tokens: int
+    thinking: Thinking
+    dialect: Dialect
+    tools: tuple[Mapping[str, object], ...] = ()
+    temperature: float = 1.0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    thinking_budget: int | None = None
+    constrain: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationUsage:
+    """Tokens of one generation, as the backend counts or estimates them."""
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SampledText:
+    """Sampled model text, special tokens spelt out (for backends without ids)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampledIds:
+    """Sampled ids, end-of-turn token included."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixSynced:
+    """The KV state now holds the conversation: tokens kept, tokens computed, and why a prefix was lost."""
+
+    reused: int
+    prefilled: int
+    restored_from: str | None = None
+    cause: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """The backend waits `delay_ms` and tries again."""
+
+    attempt: int
+    max: int
+    reason: str
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """End of the turn."""
+
+    reason: StopReason
+    usage: GenerationUsage = GenerationUsage()
+
+
+BackendEvent = SampledText | SampledIds | PrefixSynced | Retrying | Finished
+
+
+class TokenVocabulary(Protocol):
+    """What parsing by id needs to know of a tokenizer."""
+
+    def id_of(self, token: str) -> int | None: ...
+
+    def token_bytes(self, token_id: int) -> bytes: ...
+
+    @property
+    def size(self) -> int: ...
+
+
+class Conversation(Protocol):
+    """What a backend may see of a transcript: the truth (segments, ids) and projections of it."""
+
+    def segments(self) -> Sequence[Segment]:
+        """Everything so far, in order; sampled text counts as structure."""
+        ...
+
+    def tokens(self) -> Sequence[int]:
+        """The exact ids so far. Raises `ValueError` where a part has none."""
+        ...
+
+    def messages(self) -> list[dict[str, object]]:
+        """Chat messages for display and for chat endpoints: role, content, reasoning_content, tool_calls."""
+        ...
+
+    def last_results(self) -> tuple[str, ...]:
+        """The texts of the tool results at the end; empty right after a user's prompt."""
+        ...
+
+
+class Backend(Protocol):
+    """A source of assistant turns. Implementations need not inherit."""
+
+    @property
+    def info(self) -> BackendInfo: ...
+
+    @property
+    def vocabulary(self) -> TokenVocabulary | None:
+        """The tokenizer's vocabulary; None for backends that answer in text."""
+        ...
+
+    def encode(self, segments: Sequence[Segment]) -> tuple[int, ...] | None:
+        """Token ids of prompt text, content encoded so that it can't act as structure; None without tokenizer."""
+        ...
+
+    def generate(self, conversation: Conversation, request: GenerationRequest) -> AsyncIterator[BackendEvent]:
+        """Sample one assistant turn. Raises `ModelError`."""
+        ...
+
+    async def close(self) -> None:
+        """Release the model; safe to call twice."""
+        ...

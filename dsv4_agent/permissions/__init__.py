@@ -1,0 +1,1 @@
+"""Whether a tool call may run: modes, rules, shell syntax, the decision."""

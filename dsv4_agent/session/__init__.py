@@ -1,0 +1,1 @@
+"""What a session remembers: the append-only transcript and the journal that can rebuild it."""
