@@ -171,7 +171,7 @@ class Backend(Protocol):
         ...
 
     def encode(self, segments: Sequence[Segment]) -> tuple[int, ...] | None:
-        """Token ids of prompt text, content encoded so that it can't act as structure; None without tokenizer."""
+        """Token ids of prompt text, content so encoded that it can't act as structure; or None."""
         ...
 
     def generate(self, conversation: Conversation, request: GenerationRequest) -> AsyncIterator[BackendEvent]:

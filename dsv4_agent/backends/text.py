@@ -92,7 +92,8 @@ class TextTurnBackend(ABC):
         yield Finished(StopReason.STOP, GenerationUsage(input_tokens=read, output_tokens=count))
 
     async def close(self) -> None:
-        """Nothing to release."""
+        """Nothing to release; a subclass that holds something overrides this."""
+        return
 
 
 def estimate_tokens(text: str) -> int:

@@ -306,7 +306,7 @@ class ContextUpdated:
 
 @dataclass(frozen=True, slots=True)
 class PrefixBreak:
-    """Cached tokens are lost: why, and how many must be computed again. Told before it happens where known."""
+    """Cached tokens are lost: why, and how many must be computed again."""
 
     type: ClassVar[str] = "prefix.break"
     cause: str
