@@ -6,6 +6,8 @@ the last dimension, FP8 weights in 128 x 128 blocks, FP4 weights in groups of 32
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -60,7 +62,7 @@ def hadamard(x: Tensor) -> Tensor:
         a, b = y.reshape(*x.shape[:-1], n // (2 * step), 2, step).unbind(-2)
         y = torch.stack((a + b, a - b), -2).flatten(-3)
         step *= 2
-    return (y * n**-0.5).to(x.dtype)
+    return (y * (1 / math.sqrt(n))).to(x.dtype)
 
 
 def round_to_e2m1(x: Tensor) -> Tensor:
