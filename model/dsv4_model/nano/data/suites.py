@@ -1,0 +1,141 @@
+"""Task families about tests: run them and report; follow the interpreter's hint to a misspelt name and fix it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from dsv4_model.nano.data import phrasing
+from dsv4_model.nano.data.names import Names, misspell
+from dsv4_model.nano.data.repository import Repository, distractors
+from dsv4_model.nano.data.symbols import replace_everywhere
+from dsv4_model.nano.data.task import Call, Oracle, Outcome, Step, Task, Unsuitable
+
+COMMAND = "python3 -m unittest -q"
+RUN = Call("shell", {"command": COMMAND})
+
+_HINT = re.compile(r"(?:NameError|AttributeError): .*'(\w+)'.*Did you mean: '(\w+)'\?")
+_IMPORT = re.compile(r"ImportError: cannot import name '(\w+)' from '(\w+)'")
+_COUNT = re.compile(r"Ran (\d+) tests?")
+
+
+def _suite(names: Names) -> tuple[Repository, str, str, str, str]:
+    """`(repository, module, function, argument, test path)`: a module of sums and a passing test for it."""
+    rng = names.rng
+    repository = Repository()
+    module, function, helper, argument = names.stem(), names.snake(), names.snake(), names.noun()
+    if argument in (function, helper) or len(argument) < 4:
+        raise Unsuitable
+    k, m, value = rng.randrange(2, 30), rng.randrange(2, 9), rng.randrange(2, 20)
+    text = (
+        f"def {helper}({argument}):\n    return {argument} + {k}\n\n\n"
+        f"def {function}({argument}):\n    return {helper}({argument}) * {m}\n"
+    )
+    repository.add(f"{module}.py", text)
+    tests = [f"    def test_{names.noun()}(self):\n        self.assertEqual({{call}}({value}), {(value + k) * m})\n"]
+    if rng.random() < 0.4:
+        second = value + 1
+        tests.append(
+            f"    def test_{names.noun()}_2(self):\n"
+            f"        self.assertEqual({{call}}({second}), {(second + k) * m})\n"
+        )
+    style = rng.choice(("from", "module"))
+    call = function if style == "from" else f"{module}.{function}"
+    head = f"from {module} import {function}" if style == "from" else f"import {module}"
+    body = "\n".join(t.format(call=call) for t in tests)
+    test_path = repository.add(
+        f"test_{module}.py",
+        f"import unittest\n\n{head}\n\n\nclass {names.pascal()}Test(unittest.TestCase):\n{body}",
+    )
+    distractors(names, repository, 0, 1)
+    return repository, module, function, argument, test_path
+
+
+def last_error(output: str) -> str | None:
+    """The last line of a test run's output that names an exception."""
+    rows = [row for row in output.splitlines() if re.match(r"\w+Error: ", row)]
+    return rows[-1] if rows else None
+
+
+def report(names: Names) -> Task:
+    rng = names.rng
+    repository, module, _, _, _ = _suite(names)
+    broken = rng.random() < 0.4
+    if broken:
+        path = f"{module}.py"
+        text = repository.files[path]
+        repository.files[path] = text.replace(" * ", " - ", 1)
+    prompt = rng.choice(phrasing.TEST)
+
+    def oracle() -> Oracle:
+        results = yield Step("Run the tests.", (RUN,))
+        error = last_error(results[0])
+        if error is None:
+            count = _COUNT.search(results[0])
+            if count is None or "OK" not in results[0]:
+                raise Unsuitable
+            yield Step("All tests pass.", text=f"All tests pass: {count[0]}.")
+        else:
+            yield Step("The tests fail.", text=f"The tests fail: {error}")
+
+    def check(outcome: Outcome) -> bool:
+        told = ("tests fail" in outcome.answer) if broken else ("tests pass" in outcome.answer)
+        return told and outcome.files() == repository.files
+
+    return Task("test", prompt, repository, oracle, check)
+
+
+def fix(names: Names) -> Task:
+    rng = names.rng
+    repository, module, function, argument, test_path = _suite(names)
+    path = f"{module}.py"
+    test_text = repository.files[test_path]
+    right = dict(repository.files)
+    kind = rng.choice(("local", "helper", "caller"))
+    if kind == "caller":
+        wrong = misspell(function, rng)
+        if wrong in function or function in wrong:
+            raise Unsuitable
+        repository.files[test_path] = test_text.replace(function, wrong)
+    else:
+        lines = repository.files[path].splitlines(keepends=True)
+        name = argument if kind == "local" else lines[0].split("(")[0].removeprefix("def ")
+        wrong = misspell(name, rng)
+        if wrong in name or name in wrong or any(wrong in text for text in right.values()):
+            raise Unsuitable
+        row = rng.choice((1, 5)) if kind == "local" else 5
+        lines[row] = lines[row].replace(name, wrong)
+        repository.files[path] = "".join(lines)
+    prompt = rng.choice(phrasing.FIX)
+
+    def oracle() -> Oracle:
+        results = yield Step("Run the tests first.", (RUN,))
+        error = last_error(results[0])
+        if error is None:
+            raise Unsuitable
+        if hint := _HINT.search(error):
+            old, new = hint[1], hint[2]
+            think = f"The name `{old}` should be `{new}`. Search for `{old}`."
+        elif wanted := _IMPORT.search(error):
+            old, source = wanted[1], wanted[2]
+            results = yield Step(
+                f"`{old}` is not in {source}. Look at its names.",
+                (Call("read", {"path": f"{source}.py"}),),
+            )
+            defined = re.findall(r"def (\w+)\(", results[0])
+            near = difflib.get_close_matches(old, defined, 1)
+            if not near:
+                raise Unsuitable
+            new = near[0]
+            think = f"The name `{old}` should be `{new}`. Search for `{old}`."
+        else:
+            raise Unsuitable
+        results = yield Step(think, (Call("grep", {"pattern": old}),))
+        yield from replace_everywhere(old, new, results[0])
+        results = yield Step("Run the tests again.", (RUN,))
+        count = _COUNT.search(results[0])
+        if count is None or "OK" not in results[0]:
+            raise Unsuitable
+        yield Step("All tests pass.", text=f"Fixed: `{old}` is now `{new}`. All tests pass: {count[0]}.")
+
+    return Task("fix", prompt, repository, oracle, lambda o: o.files() == right)
