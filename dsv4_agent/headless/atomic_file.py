@@ -1,0 +1,45 @@
+"""Write a report file whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from dsv4_agent.headless.exit_codes import OwnSubtype
+from dsv4_agent.headless.failures import RunFailure
+from dsv4_agent.loop.events import Subtype
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` through a temporary file beside it. Raises `RunFailure` (54)."""
+    try:
+        if path.exists() and not path.is_file():  # /dev/stdout, a named pipe: nothing to rename over
+            path.write_bytes(data)
+            return
+        target = path.resolve()  # keep a symbolic link a link
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            mask = os.umask(0)
+            os.umask(mask)
+            Path(name).chmod(target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~mask)
+            Path(name).replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(name).unlink()
+            raise
+    except OSError as error:
+        cause = f"{path} can't be written: {error.strerror}"
+        raise RunFailure(OwnSubtype.TOOLS, cause, "Check the path and free space.") from error
+
+
+def require_writable(path: Path, option: str) -> None:
+    """Refuse a report path that can't work before the model is asked. Raises `RunFailure` (42)."""
+    parent = path.parent
+    if path.is_dir() or not parent.is_dir() or not os.access(path if path.exists() else parent, os.W_OK):
+        raise RunFailure(
+            Subtype.INPUT, f"{option}: {path} can't be written", "Name a file in a writable directory."
+        )

@@ -1,0 +1,216 @@
+"""What a run did to the repository: an exact before-and-after, whatever the agent used to change it.
+
+Two snapshots of the work tree are written as trees into a throw-away git directory of our own, so nothing is
+added to the repository, its configuration (filters, hooks, fsmonitor) has no effect, and edits, shell
+commands, new files and commits all show in one diff. The index is copied first: unchanged files are then not
+read again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dsv4_agent.headless.exit_codes import OwnSubtype
+from dsv4_agent.headless.failures import RunFailure
+from dsv4_agent.loop.events import GitInfo, GitOutcome
+
+_SAFE: Final = (
+    "--no-pager",
+    *("-c", "core.fsmonitor=false"),
+    *("-c", "core.hooksPath=/dev/null"),
+    *("-c", "safe.bareRepository=explicit"),
+    *("-c", "core.quotePath=false"),
+    *("-c", "diff.noprefix=false"),
+    *("-c", "diff.mnemonicPrefix=false"),
+    *("-c", "core.untrackedCache=false"),
+    *("-c", "advice.addEmbeddedRepo=false"),
+)
+_COMPARISON_KEYS: Final = (
+    r"^core\.(filemode|autocrlf|eol|ignorecase|symlinks|precomposeunicode|excludesfile)$"
+)
+_TIMEOUT: Final = 120.0  # seconds; a first snapshot of a huge tree without an index reads every file
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The difference of two snapshots. `patch` suits `git apply`; paths are relative to the top level."""
+
+    files: tuple[str, ...]
+    insertions: int
+    deletions: int
+    patch: bytes
+
+    def diffstat(self) -> dict[str, int]:
+        return {"files": len(self.files), "insertions": self.insertions, "deletions": self.deletions}
+
+
+def _environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    fixed = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_PAGER": "cat", "GIT_EDITOR": "true"}
+    return kept | fixed | {"LC_ALL": "C"} | (extra or {})
+
+
+def _git(
+    cwd: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(
+            ["git", *_SAFE, *arguments],
+            cwd=cwd,
+            env=_environment(environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TIMEOUT,
+            check=False,
+            start_new_session=True,  # a Ctrl-C for the run must not tear a snapshot
+        )
+    except FileNotFoundError as error:
+        raise RunFailure(OwnSubtype.TOOLS, "git is not installed", "Install git.") from error
+    except subprocess.TimeoutExpired as error:
+        raise RunFailure(OwnSubtype.TOOLS, f"git {arguments[0]} took over {_TIMEOUT:.0f} s") from error
+
+
+def _line(cwd: Path, *arguments: str) -> str | None:
+    done = _git(cwd, *arguments)
+    return done.stdout.decode("utf-8", "surrogateescape").rstrip("\n") if done.returncode == 0 else None
+
+
+def top_level(directory: Path) -> Path | None:
+    """The work tree that holds `directory`; None outside a repository, in a bare one, and inside `.git`."""
+    found = _line(directory, "rev-parse", "--show-toplevel")
+    return Path(found) if found else None
+
+
+class Repository:
+    """The workspace's state at the start of a run; also works on a plain directory (no head, no branch)."""
+
+    def __init__(self, directory: Path) -> None:
+        """Take the first snapshot. Raises `RunFailure` (54) where there is no git or no room for it."""
+        found = top_level(directory)
+        self.is_git = found is not None
+        self.root = found or directory
+        self._shadow = Path(tempfile.mkdtemp(prefix="dsv4-snapshot-"))
+        try:
+            self.head = _line(self.root, "rev-parse", "--verify", "-q", "HEAD") if self.is_git else None
+            self._branch = _line(self.root, "symbolic-ref", "-q", "--short", "HEAD") if self.is_git else None
+            self._prepare()
+            staged = self._staged()
+            self._base = self._snapshot()
+            self.dirty = self._is_dirty(staged)
+        except BaseException:
+            self.close()
+            raise
+
+    def info(self) -> GitInfo | None:
+        """The `git` object of the `init` event."""
+        return GitInfo(self.head, self._branch, self.dirty) if self.is_git else None
+
+    def changes(self) -> Changes:
+        """Everything that differs from the first snapshot now."""
+        now = self._snapshot()
+        numbers = self._in_shadow("diff-tree", "-r", "--numstat", "-z", "--no-renames", self._base, now)
+        files: list[str] = []
+        inserted = deleted = 0
+        for record in numbers.split(b"\0"):
+            if not record:
+                continue
+            plus, minus, name = record.split(b"\t", 2)
+            files.append(name.decode("utf-8", "surrogateescape"))
+            inserted += int(plus) if plus != b"-" else 0  # "-": binary
+            deleted += int(minus) if minus != b"-" else 0
+        patch = self._in_shadow(
+            "diff-tree", "-r", "-p", "-M", "--binary", "--full-index", "--no-ext-diff", "--no-textconv",
+            "--no-color", "--src-prefix=a/", "--dst-prefix=b/", self._base, now,
+        )  # fmt: skip
+        return Changes(tuple(sorted(files)), inserted, deleted, patch)
+
+    def outcome(self, changes: Changes) -> GitOutcome | None:
+        """The `git` object of the result: base, head, the commits between, and the diffstat."""
+        if not self.is_git:
+            return None
+        head = _line(self.root, "rev-parse", "--verify", "-q", "HEAD")
+        commits: tuple[str, ...] = ()
+        if head and head != self.head:
+            span = f"{self.head}..{head}" if self.head else head
+            commits = tuple((_line(self.root, "rev-list", "--reverse", span) or "").split())
+        return GitOutcome(self.head, head, commits, changes.diffstat())
+
+    def close(self) -> None:
+        """Remove the throw-away git directory."""
+        shutil.rmtree(self._shadow, ignore_errors=True)
+
+    def _prepare(self) -> None:
+        form = (_line(self.root, "rev-parse", "--show-object-format") or "sha1") if self.is_git else "sha1"
+        init = ("init", "-q", "--bare", "--template=", f"--object-format={form}", str(self._shadow))
+        self._check(_git(self._shadow, *init), "init")
+        config = self._shadow / "config"
+        text = config.read_text(encoding="utf-8").replace("bare = true", "bare = false")
+        config.write_text(text + self._harmless_settings(), encoding="utf-8")
+        if self.is_git:
+            self._adopt("objects", "index", "info/exclude")
+
+    def _harmless_settings(self) -> str:
+        """How this repository compares files; none of these keys can run a program."""
+        found = _line(self.root, "config", "--get-regexp", _COMPARISON_KEYS) if self.is_git else None
+        lines = (line.partition(" ") for line in (found or "").splitlines())
+        return "".join(
+            f'\t{key.removeprefix("core.")} = "{value}"\n' for key, _, value in lines if '"' not in value
+        )
+
+    def _adopt(self, objects: str, index: str, exclude: str) -> None:
+        """Let the shadow see the repository's objects, start from its index, and share its ignore list."""
+        info = self._shadow / "objects" / "info"
+        info.mkdir(parents=True, exist_ok=True)
+        (info / "alternates").write_text(f"{self._path_of(objects)}\n", encoding="utf-8")
+        if (real_index := self._path_of(index)).is_file():
+            shutil.copy2(real_index, self._shadow / "index")  # keeps mtime: git's racy-entry check uses it
+        if (real_exclude := self._path_of(exclude)).is_file():
+            (self._shadow / "info").mkdir(exist_ok=True)
+            shutil.copyfile(real_exclude, self._shadow / "info" / "exclude")
+
+    def _path_of(self, name: str) -> Path:
+        return self.root / (_line(self.root, "rev-parse", "--git-path", name) or f".git/{name}")
+
+    def _staged(self) -> str:
+        """The tree of the index as it is; empty where it has none (conflicts)."""
+        done = self._run_in_shadow("write-tree")
+        return done.stdout.decode("ascii").strip() if done.returncode == 0 else ""
+
+    def _is_dirty(self, staged: str) -> bool:
+        if not self.is_git:
+            return False
+        if self.head is None:
+            return bool(self._in_shadow("ls-tree", self._base))
+        return {staged, self._base} != {_line(self.root, "rev-parse", "HEAD^{tree}")}
+
+    def _snapshot(self) -> str:
+        """The work tree as a tree id. Unreadable files are left out, on both sides alike."""
+        added = self._run_in_shadow("add", "-A", "--ignore-errors", ".")
+        if added.returncode != 0 and b"index" in added.stderr:
+            (self._shadow / "index").unlink(missing_ok=True)  # e.g. a split index: read everything instead
+            self._run_in_shadow("add", "-A", "--ignore-errors", ".")
+        return self._in_shadow("write-tree").decode("ascii").strip()
+
+    def _in_shadow(self, *arguments: str) -> bytes:
+        return self._check(self._run_in_shadow(*arguments), arguments[0])
+
+    def _run_in_shadow(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        place = {"GIT_DIR": str(self._shadow), "GIT_WORK_TREE": str(self.root)}
+        return _git(self.root, *arguments, environment=place)
+
+    @staticmethod
+    def _check(done: subprocess.CompletedProcess[bytes], name: str) -> bytes:
+        if done.returncode == 0:
+            return done.stdout
+        words = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise RunFailure(
+            OwnSubtype.TOOLS,
+            f"the work tree could not be recorded (git {name}: {words[-1] if words else 'failed'})",
+            "Free space in the temporary directory and check the files' permissions.",
+        )

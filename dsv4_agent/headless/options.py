@@ -1,0 +1,83 @@
+"""What `dsv4 run` was asked to do, after the command line has been read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from dsv4_agent.headless.prompt_input import PromptSource
+
+
+class OutputFormat(StrEnum):
+    """What stdout carries: the answer, the result object, or every event."""
+
+    TEXT = "text"
+    JSON = "json"
+    STREAM_JSON = "stream-json"
+
+
+class Effort(StrEnum):
+    """How long the model may think; off means chat mode."""
+
+    OFF = "off"
+    HIGH = "high"
+    MAX = "max"
+
+
+class PermissionMode(StrEnum):
+    """Who is asked. Nobody can be asked in a headless run, so what would need asking is denied."""
+
+    PLAN = "plan"
+    DEFAULT = "default"
+    ACCEPT_EDITS = "accept-edits"
+    AUTO = "auto"
+    BYPASS = "bypass"
+
+
+class SandboxMode(StrEnum):
+    """What is possible for tools."""
+
+    READ_ONLY = "read-only"
+    WORKSPACE_WRITE = "workspace-write"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Everything that shapes a run. `None` means: not given, so the default or no limit.
+
+    `max_time` is in seconds; `max_tokens` counts sampled tokens of the whole run.
+    """
+
+    prompt: PromptSource
+    directory: Path
+    model: str = "nano"
+    output_format: OutputFormat = OutputFormat.TEXT
+    include_partial: bool = False
+    include_reasoning: bool = False
+    last_message_file: Path | None = None
+    output_schema: str | None = None
+    max_turns: int | None = None
+    max_tokens: int | None = None
+    max_time: float | None = None
+    max_tool_calls: int | None = None
+    tools: tuple[str, ...] | None = None
+    allowed_tools: tuple[str, ...] = ()
+    disallowed_tools: tuple[str, ...] = ()
+    permission_mode: PermissionMode = PermissionMode.DEFAULT
+    sandbox: SandboxMode | None = None
+    effort: Effort | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    grammar: bool = True
+    patch_file: Path | None = None
+    summary_file: Path | None = None
+    fail_if_no_changes: bool = False
+    fail_on_denied: bool = False
+    require_clean: bool = False
+    skip_git_repo_check: bool = False
+    ephemeral: bool = False
+    session_id: str | None = None
+    trust: bool = False

@@ -1,0 +1,66 @@
+"""`--summary FILE`: the run as Markdown, appended, as `$GITHUB_STEP_SUMMARY` wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dsv4_agent.headless.exit_codes import OwnSubtype
+from dsv4_agent.headless.failures import RunFailure
+from dsv4_agent.headless.plain_text import plain, plain_line
+
+_FILES_SHOWN = 50
+
+
+def append_summary(path: Path, result: Mapping[str, Any]) -> None:
+    """Append the Markdown of a result object. Raises `RunFailure` (54)."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(markdown(result))
+    except OSError as error:
+        cause = f"the summary {path} can't be written: {error.strerror}"
+        raise RunFailure(OwnSubtype.TOOLS, cause, "Check the path and free space.") from error
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Outcome, answer, changed files, denials and usage. Foreign text stands in fences only."""
+    outcome = "finished" if not result["is_error"] else f"`{result['subtype']}`"
+    lines = [f"### dsv4: {outcome} (exit {result['exit_code']})", ""]
+    if result["error"]:
+        lines += [*_fenced(result["error"]), ""]
+    if result["result"]:
+        lines += [*_fenced(result["result"]), ""]
+    files: Sequence[str] = result["files_changed"]
+    if files:
+        stat = (result["git"] or {}).get("diffstat", {})
+        counts = f" (+{stat['insertions']} -{stat['deletions']})" if stat else ""
+        lines += [f"{len(files)} changed file(s){counts}:", ""]
+        shown = [plain_line(name) for name in files[:_FILES_SHOWN]]
+        if len(files) > _FILES_SHOWN:
+            shown.append(f"… and {len(files) - _FILES_SHOWN} more")
+        lines += [*_fenced("\n".join(shown)), ""]
+    denials: Sequence[Mapping[str, Any]] = result["permission_denials"]
+    if denials:
+        lines += [
+            "Denied:",
+            "",
+            *_fenced("\n".join(plain_line(f"{d['tool']}: {d['reason']}") for d in denials)),
+            "",
+        ]
+    usage = result["usage"]
+    tokens = f"{usage['input_tokens']} input ({usage['cached_input_tokens']} cached), {usage['output_tokens']} output"
+    seconds = result["duration_ms"] / 1000
+    lines += [
+        f"{result['num_turns']} turns, {seconds:.1f} s, {tokens} tokens, session `{result['session_id']}`",
+        "",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _fenced(text: str) -> list[str]:
+    text = plain(text)
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return [f"{fence}text", text, fence]
