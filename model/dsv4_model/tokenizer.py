@@ -185,21 +185,21 @@ class Tokenizer:
         """A fresh incremental decoder over this vocabulary."""
         return StreamDecoder(self)
 
-    def token_bytes(self, identifier: int) -> bytes:
+    def token_bytes(self, token_id: int) -> bytes:
         """The exact bytes of one token; for an added token, its text in UTF-8."""
         try:
-            return self._bytes[identifier]
+            return self._bytes[token_id]
         except KeyError:
             raise TokenizerError(
-                f"{self.name} has no token with id {identifier}.",
+                f"{self.name} has no token with id {token_id}.",
                 "The ids come from another vocabulary: load the tokenizer of the model that produced them.",
             ) from None
 
-    def id_of(self, text: str) -> int | None:
+    def id_of(self, token: str) -> int | None:
         """The id of the single token with this text (an added token first), or None."""
-        if (identifier := self._added.get(text)) is not None:
+        if (identifier := self._added.get(token)) is not None:
             return identifier
-        raw = text.encode("utf-8", "surrogatepass")
+        raw = token.encode("utf-8", "surrogatepass")
         return self._vocabulary.get("".join(self._alphabet[byte] for byte in raw))
 
     @cached_property

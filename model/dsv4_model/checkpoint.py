@@ -1,0 +1,96 @@
+"""Checkpoints of DeepSeek-V4 in the official format: open, load into a model, save."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dsv4_model.checkpoint_reader import (
+    Checkpoint,
+    CheckpointError,
+    TensorInfo,
+    open_checkpoint,
+    scale_name_of,
+)
+from dsv4_model.checkpoint_writer import save_checkpoint
+from dsv4_model.config import ModelConfig
+from dsv4_model.transformer import DeepseekV4
+
+__all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "load_model", "open_checkpoint", "save_checkpoint"]
+
+
+def load_model(path: str | Path, dtype: torch.dtype = torch.float32, with_mtp: bool = False) -> DeepseekV4:
+    """Build the model that ``config.json`` describes and fill it from the checkpoint in the same folder.
+
+    Every name, shape and stored dtype is checked before memory for the weights is taken. Draft tensors
+    (``mtp.*``) that the model doesn't use are skipped; any other unknown tensor is an error.
+
+    Args:
+        path: checkpoint folder.
+        dtype: working dtype of the matrices; what the model keeps in fp32 stays fp32.
+        with_mtp: also load the draft block.
+
+    Raises:
+        ConfigError: ``config.json`` describes something this engine can't run.
+        CheckpointError: anything wrong with the weights; names file, tensor and remedy.
+    """
+    checkpoint = open_checkpoint(path)
+    file = checkpoint.path / "config.json"
+    if not file.is_file():
+        raise CheckpointError("is missing.", "Copy it from the model's repository.", file=file)
+    config = ModelConfig.from_file(file)
+    _check_vocabulary(checkpoint, config)
+    with torch.device("meta"):
+        expected = DeepseekV4(config, dtype=dtype, with_mtp=with_mtp).state_dict()
+    _check_names(checkpoint, expected)
+    model = DeepseekV4(config, dtype=dtype, with_mtp=with_mtp)
+    with torch.no_grad():
+        for name, target in model.state_dict().items():
+            target.copy_(_checked(checkpoint, config, name, target))
+    model.requires_grad_(True)
+    return model.eval()
+
+
+def _check_vocabulary(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    """The two largest numbers of the config, before a corrupt digit makes us build a giant."""
+    info = checkpoint.info("embed.weight")
+    expected = (config.vocab_size, config.hidden_size)
+    if info.shape != expected:
+        raise CheckpointError(
+            f"has shape {list(info.shape)} but config.json asks for {list(expected)}.",
+            "config.json and weights belong to different models; take both from one place.",
+            file=info.file,
+            tensor="embed.weight",
+        )
+
+
+def _check_names(checkpoint: Checkpoint, expected: Iterable[str]) -> None:
+    wanted = set(expected)
+    for name in sorted(wanted):
+        checkpoint.info(name)
+    scales = {scale_name_of(name) for name in wanted if name.endswith(".weight")}
+    for name in sorted(set(checkpoint.tensors) - wanted - scales):
+        if not name.startswith("mtp."):
+            raise CheckpointError(
+                "the model described by config.json has no such tensor.",
+                "config.json and weights belong to different models; take both from one place.",
+                file=checkpoint.tensors[name].file,
+                tensor=name,
+            )
+
+
+def _checked(checkpoint: Checkpoint, config: ModelConfig, name: str, target: Tensor) -> Tensor:
+    value = checkpoint.tensor(name, target.dtype, tuple(target.shape))
+    if not value.is_floating_point() and value.numel():
+        low, high = int(value.min()), int(value.max())
+        if low < 0 or high >= config.n_routed_experts:
+            raise CheckpointError(
+                f"names expert {low if low < 0 else high}, but there are {config.n_routed_experts}.",
+                "The file is corrupt; download it again.",
+                file=checkpoint.info(name).file,
+                tensor=name,
+            )
+    return value
