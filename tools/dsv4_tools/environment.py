@@ -1,0 +1,65 @@
+"""The environment of the commands that tools run: nothing secret, nothing that waits for a person."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+_SECRET = re.compile(
+    r"(_|^)(API_?)?(KEY|KEYS|TOKEN|TOKENS|PAT|PASS|PWD_?FILE|COOKIE)$|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL",
+    re.IGNORECASE,
+)
+_DROPPED_PREFIXES = ("GIT_", "DSV4_", "BASH_FUNC_", "SSH_")
+_DROPPED = frozenset(
+    {
+        "BASH_ENV",
+        "ENV",
+        "SHELLOPTS",
+        "BASHOPTS",
+        "PROMPT_COMMAND",
+        "CDPATH",
+        "GLOBIGNORE",
+        "RIPGREP_CONFIG_PATH",
+    }
+    | {"PS4", "LESSOPEN", "LESSCLOSE", "OLDPWD"}
+)
+_FIXED = {
+    "TERM": "dumb",
+    "PAGER": "cat",
+    "GIT_PAGER": "cat",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_EDITOR": "true",
+    "NO_COLOR": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a variable of this name probably holds a credential."""
+    return _SECRET.search(name) is not None
+
+
+def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
+    """`environment` without secrets, Git and dsv4 variables and shell start-up hooks, made non-interactive."""
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES) and not is_secret_name(name)
+    }
+    return {**kept, **_FIXED}
+
+
+def find_program(name: str, environment: Mapping[str, str], workspace: Path) -> str | None:
+    """The absolute path of a program, never one that the workspace itself supplies."""
+    folders = [
+        folder
+        for folder in environment.get("PATH", "/usr/local/bin:/usr/bin:/bin").split(":")
+        if folder.startswith("/") and not Path(folder).resolve().is_relative_to(workspace)
+    ]
+    found = shutil.which(name, path=":".join(folders)) if folders else None
+    if found is None or Path(found).resolve().is_relative_to(workspace):
+        return None
+    return found

@@ -1,0 +1,166 @@
+"""Git for the tools: GitPython's command runner, with everything switched off that runs a repository's programs.
+
+Hooks, filters, external diffs, text conversion, file-system monitors, pagers, transports and signing can all be
+named by a repository's own configuration; none of them runs here.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsv4_tools.base import ToolError
+from dsv4_tools.output import plain
+from dsv4_tools.workspace import Workspace
+
+SECONDS = 60.0
+_ENVIRONMENT = {
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_PAGER": "cat",
+    "GIT_EDITOR": "true",
+    "GIT_ALLOW_PROTOCOL": "none",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_LITERAL_PATHSPECS": "1",
+    "LC_ALL": "C.UTF-8",
+}
+_IDENTITY = frozenset(
+    f"GIT_{role}_{part}" for role in ("AUTHOR", "COMMITTER") for part in ("NAME", "EMAIL", "DATE")
+)
+_SETTINGS = (
+    "core.fsmonitor=false",
+    "core.hooksPath=/dev/null",
+    "safe.bareRepository=explicit",
+    "diff.external=",
+    "core.sshCommand=false",
+    "core.askPass=",
+    "protocol.ext.allow=never",
+    "protocol.allow=never",
+    "core.quotePath=false",
+    "log.showSignature=false",
+    "commit.gpgSign=false",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "advice.addIgnoredFile=false",
+)
+_DRIVERS = r"^(filter\..*\.(clean|smudge|process|required)|merge\..*\.driver|diff\..*\.(command|textconv))$"
+DIFF_FLAGS = (
+    "--no-color",
+    "--no-ext-diff",
+    "--no-textconv",
+    "--ignore-submodules=dirty",
+    "--src-prefix=a/",
+    "--dst-prefix=b/",
+    "--relative",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a Git command answered."""
+
+    code: int
+    text: str
+    error: str
+
+
+class Repository:
+    """The Git repository that the workspace is, or lies in. Commands run in the workspace root."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        """Raises ToolError when Git is missing or the workspace is in no repository."""
+        try:
+            import git
+        except ImportError as error:
+            raise ToolError("git is not installed.") from error
+        self.workspace = workspace
+        self._git = git.cmd.Git(str(workspace.root))
+        self._error: type[Exception] = git.exc.GitError
+        self._blanks: tuple[str, ...] = ()
+        top = self._find_top()
+        drivers = self.run("config", "--null", "--name-only", "--get-regexp", _DRIVERS, ok=(0, 1)).text
+        self._blanks = tuple(_blank(key) for key in sorted(set(drivers.split("\0"))) if key)
+        self.prefix = "" if top == workspace.root else workspace.root.relative_to(top).as_posix() + "/"
+
+    def run(
+        self,
+        *arguments: str,
+        ok: tuple[int, ...] = (0,),
+        stdin: str | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> Output:
+        """Run `git ARGUMENTS`. Raises ToolError with Git's own words for an exit code not in `ok`."""
+        output = self._execute(arguments, stdin, environment or {})
+        if output.code not in ok:
+            lines = [line for line in output.error.splitlines() if not line.startswith(("hint:", "warning:"))]
+            message = "; ".join(lines[:3]) or f"exit {output.code}"
+            raise ToolError(f"git {arguments[0]}: {message}")
+        return output
+
+    def has_commits(self) -> bool:
+        """Whether HEAD points to a commit."""
+        return self.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", ok=(0, 1, 128)).code == 0
+
+    def pathspec(self, path: str | None) -> str:
+        """A checked path as Git takes it (relative to the workspace root); no path means all of it."""
+        if path is None:
+            return "."
+        return self.workspace.locate(path).shown
+
+    def _find_top(self) -> Path:
+        output = self._execute(("rev-parse", "--show-toplevel"), None, {})
+        root = self.workspace.root
+        if output.code:
+            if "dubious ownership" in output.error:
+                raise ToolError(
+                    "the repository belongs to another user; git refuses to use it (safe.directory)."
+                )
+            raise ToolError("the workspace is not a git repository.")
+        top = Path(os.path.realpath(output.text.rstrip("\n")))
+        owner = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
+        if top != owner:
+            raise ToolError("the repository's work tree is not the workspace (core.worktree is set).")
+        return top
+
+    def _execute(self, arguments: tuple[str, ...], stdin: str | None, environment: dict[str, str]) -> Output:
+        """GitPython adds to the process environment and cannot take away, so `env -u` does."""
+        keep = {**_ENVIRONMENT, **environment}
+        unset = [
+            flag
+            for name in os.environ
+            if name.startswith("GIT_") and name not in keep and name not in _IDENTITY
+            for flag in ("-u", name)
+        ]
+        settings = [flag for setting in (*_SETTINGS, *self._blanks) for flag in ("-c", setting)]
+        command = ["env", *unset, "git", "--no-pager", *settings, *arguments]
+        options: dict[str, Any] = {
+            "env": keep,
+            "with_extended_output": True,
+            "with_exceptions": False,
+            "stdout_as_string": False,
+            "strip_newline_in_stdout": False,
+            "kill_after_timeout": SECONDS,
+        }
+        with tempfile.TemporaryFile() as file:
+            if stdin is not None:
+                file.write(stdin.encode("utf-8", "replace"))
+                file.seek(0)
+            try:
+                code, out, error = self._git.execute(command, istream=file, **options)
+            except (self._error, OSError) as failure:
+                raise ToolError(f"git could not be run: {type(failure).__name__}.") from failure
+        return Output(int(code), _text(out), plain(_text(error)).strip())
+
+
+def _text(data: bytes | str) -> str:
+    return data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+
+
+def _blank(key: str) -> str:
+    """The setting that switches one driver off. `-c` splits at the first `=`, so a name with one is refused."""
+    if "=" in key or "\n" in key:
+        raise ToolError("the repository configures a driver with an unsafe name; use shell for git here.")
+    return f"{key}=false" if key.endswith(".required") else f"{key}="

@@ -1,0 +1,85 @@
+"""Search file contents by regular expression or plain text."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar
+
+from pydantic import BaseModel, Field
+
+from dsv4_tools.base import Effect, Tool, ToolContext, ToolError, ToolResult
+from dsv4_tools.environment import find_program
+from dsv4_tools.output import plain
+from dsv4_tools.patterns import glob_regex
+from dsv4_tools.search import EXPLICIT_BYTES, FILE_BYTES, Query, search
+from dsv4_tools.text import cut_line
+from dsv4_tools.walk import files_under
+from dsv4_tools.workspace import Located
+
+_LINE_LIMIT = 500
+
+
+class GrepArgs(BaseModel):
+    """Arguments of `grep`."""
+
+    pattern: str = Field(description="Regular expression, matched within single lines.")
+    path: str = Field(".", description="File or folder to search, relative to the workspace.")
+    glob: str | None = Field(None, description="Only files that fit this glob, such as `*.py`.")
+    literal: bool = Field(False, description="Take pattern as plain text.")
+    max_results: int = Field(200, ge=1, le=2000, description="How many matching lines to show at most.")
+
+
+class Grep(Tool[GrepArgs]):
+    """`grep`: matching lines as path:number:line."""
+
+    name: ClassVar[str] = "grep"
+    Args: ClassVar[type[BaseModel]] = GrepArgs
+    effect: ClassVar[Effect] = Effect.READ
+
+    async def run(self, args: GrepArgs, context: ToolContext) -> ToolResult:
+        """Search; sorted by path, then line number. Ignored, binary and huge files are skipped."""
+        return await asyncio.to_thread(_grep, args, context)
+
+
+def _grep(args: GrepArgs, context: ToolContext) -> ToolResult:
+    if not args.pattern:
+        raise ToolError("pattern is empty.")
+    if "\n" in args.pattern or "\0" in args.pattern:
+        raise ToolError("pattern contains a newline or NUL; matches lie within one line.")
+    workspace = context.workspace
+    located = workspace.locate(args.path)
+    explicit = located.real.is_file()
+    files = [workspace.relative(located.real)] if explicit else _files(args, located, context)
+    if explicit and any(part == ".git" for part in files[0].split("/")):
+        raise ToolError(f"{located.shown} belongs to Git; use the git tools.")
+    query = Query(
+        args.pattern, args.literal, files, args.max_results, EXPLICIT_BYTES if explicit else FILE_BYTES
+    )
+    hits = search(query, workspace, find_program("rg", context.environment, workspace.root))
+    if not hits.total:
+        return ToolResult("No matches.")
+    lines = [
+        f"{plain(path)}:{number}:{cut_line(plain(line), _LINE_LIMIT)}" for path, number, line in hits.lines
+    ]
+    if hits.total > len(lines):
+        lines.append(f"[{len(lines)} of {hits.total} matches shown]")
+    return ToolResult("\n".join(lines), truncated=hits.total > len(hits.lines))
+
+
+def _files(args: GrepArgs, located: Located, context: ToolContext) -> list[str]:
+    """The files to search, sorted by path; a glob without a slash is about names, otherwise about paths."""
+    workspace = context.workspace
+    if not located.real.exists():
+        raise ToolError(f"{located.shown} does not exist.")
+    if not located.real.is_dir():
+        raise ToolError(f"{located.shown} is not a regular file.")
+    paths = sorted(files_under(workspace, located.real))
+    if not args.glob:
+        return paths
+    pattern = args.glob.removeprefix("./")
+    regex = glob_regex(pattern)
+    if "/" not in pattern:
+        return [path for path in paths if regex.fullmatch(path, path.rfind("/") + 1)]
+    prefix = workspace.relative(located.real)
+    skip = 0 if prefix == "." else len(prefix) + 1
+    return [path for path in paths if regex.fullmatch(path, skip) or regex.fullmatch(path)]

@@ -1,0 +1,181 @@
+"""bubblewrap: own namespaces, a read-only root, no network, an empty home, Git's hooks and config frozen."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsv4_tools.environment import find_program
+from dsv4_tools.sandbox.base import Network, Policy, SandboxUnavailable, Wrapped
+
+_PROBE_SECONDS = 10
+_REMEDY = "Install bubblewrap and allow user namespaces, or pass --sandbox off."
+_ISOLATION = (
+    "--unshare-all",
+    "--unshare-user",
+    "--disable-userns",
+    "--die-with-parent",
+    "--new-session",
+    "--cap-drop",
+    "ALL",
+    "--hostname",
+    "sandbox",
+)
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix")
+_ETC_SECRETS = ("/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/ssh", "/etc/ssl/private")
+_HOME_TOOLS = frozenset(
+    {".pyenv", ".rbenv", ".nvm", ".volta", ".asdf", ".sdkman", ".cargo", ".rustup", ".bun"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bubblewrap:
+    """Runs each command in fresh namespaces. Files outside the workspace are read-only or absent."""
+
+    program: str
+    policy: Policy
+    name: str = "bwrap"
+    network: Network = Network.OFF
+    degraded: bool = False
+    reason: str | None = None
+
+    @property
+    def effective(self) -> str:
+        """The name the `init` event reports."""
+        return self.name
+
+    def wrap(self, argv: Sequence[str], *, workspace: Path, environment: Mapping[str, str]) -> Wrapped:
+        """bwrap with the policy's mounts; later mounts win, so the workspace comes after the empty folders."""
+        home = Path(environment.get("HOME", "/root"))
+        line = [self.program, *_system_mounts(), "--dev", "/dev", "--proc", "/proc"]
+        line += ["--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", str(home)]
+        for folder in _tool_folders(environment, home):
+            line += ["--ro-bind", str(folder), str(folder)]
+        line += self._workspace_mounts(workspace)
+        line += ["--chdir", str(workspace), *_ISOLATION, "--", *argv]
+        return Wrapped(tuple(line), {**environment, "HOME": str(home)})
+
+    def _workspace_mounts(self, workspace: Path) -> Iterator[str]:
+        if self.policy is Policy.READ_ONLY:
+            yield from ("--ro-bind", str(workspace), str(workspace))
+            return
+        yield from ("--bind", str(workspace), str(workspace))
+        git = workspace / ".git"
+        if git.is_symlink():
+            return
+        if git.is_dir():
+            yield from _git_mounts(git)
+        elif git.is_file():
+            yield from ("--ro-bind", str(git), str(git))
+            if common := _linked_git(git):
+                yield from _git_mounts(common)
+
+
+def _git_mounts(git: Path) -> Iterator[str]:
+    """Git's data writable, but what makes Git run programs not; a mount point cannot be renamed away."""
+    yield from ("--bind", str(git), str(git))
+    hooks, config = git / "hooks", git / "config"
+    if hooks.is_dir() and not hooks.is_symlink():
+        yield from ("--ro-bind", str(hooks), str(hooks))
+    else:
+        yield from ("--tmpfs", str(hooks))
+    if config.is_file() and not config.is_symlink():
+        yield from ("--ro-bind", str(config), str(config))
+
+
+def _linked_git(pointer: Path) -> Path | None:
+    """The repository behind a worktree's `.git` file, if that repository points back to this worktree.
+
+    Without the second half, a planted file could make any folder writable inside the sandbox.
+    """
+    try:
+        target = pointer.read_text().removeprefix("gitdir:").strip()
+        private = (pointer.parent / target).resolve(strict=True)
+        back = Path((private / "gitdir").read_text().strip())
+        common = (private / (private / "commondir").read_text().strip()).resolve(strict=True)
+    except (OSError, UnicodeDecodeError):
+        return None
+    genuine = back.resolve() == pointer.resolve() and private.parent == common / "worktrees"
+    return common if genuine and (common / "objects").is_dir() else None
+
+
+def _system_mounts() -> Iterator[str]:
+    for name in _SYSTEM:
+        path = Path(name)
+        if path.is_symlink():
+            yield from ("--symlink", os.readlink(path), name)  # noqa: PTH115 - the text of the link is wanted
+        elif path.is_dir():
+            yield from ("--ro-bind", name, name)
+    for name in _ETC_SECRETS:
+        path = Path(name)
+        if path.is_dir():
+            yield from ("--tmpfs", name)
+        elif path.is_file():
+            yield from ("--ro-bind", "/dev/null", name)
+
+
+def _tool_folders(environment: Mapping[str, str], home: Path) -> Iterator[Path]:
+    """Folders outside the system trees that hold programs on PATH: toolchains and virtual environments."""
+    seen: set[Path] = set()
+    listed = [*environment.get("PATH", "").split(":"), f"{environment.get('VIRTUAL_ENV', '')}/bin"]
+    for entry in listed:
+        if not entry.startswith("/") or entry == "/bin" or any(entry.startswith(f"{s}/") for s in _SYSTEM):
+            continue
+        folder = Path(entry)
+        if folder.is_relative_to(home) and folder != home:
+            first = home / folder.relative_to(home).parts[0]
+            folder = first if first.name in _HOME_TOOLS or not first.name.startswith(".") else folder
+        elif folder.name == "bin" and folder.parent != Path("/"):
+            folder = folder.parent
+        if folder not in seen and folder.is_dir():
+            seen.add(folder)
+            yield folder
+
+
+def probe(environment: Mapping[str, str], workspace: Path) -> str:
+    """The path of a bubblewrap that really works here, found out by running it once in this process.
+
+    Raises SandboxUnavailable with the reason.
+    """
+    program = find_program("bwrap", environment, workspace)
+    if program is None:
+        raise SandboxUnavailable("bubblewrap (bwrap) is not installed.", _REMEDY)
+    if problem := _trial(program):
+        raise SandboxUnavailable(f"bubblewrap does not work here: {problem}.", _REMEDY)
+    return program
+
+
+@functools.cache
+def _trial(program: str) -> str | None:
+    argv = [
+        program,
+        "--ro-bind",
+        "/",
+        "/",
+        "--dev",
+        "/dev",
+        "--proc",
+        "/proc",
+        "--tmpfs",
+        "/tmp",
+        *_ISOLATION,
+    ]
+    try:
+        done = subprocess.run(
+            [*argv, "--", "/bin/sh", "-c", ":"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PROBE_SECONDS,
+            check=False,
+            env={"PATH": "/usr/bin:/bin"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else f"exit {done.returncode}"

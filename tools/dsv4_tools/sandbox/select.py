@@ -1,0 +1,38 @@
+"""Which sandbox a session gets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from dsv4_tools.sandbox.base import Policy, Sandbox, SandboxUnavailable
+from dsv4_tools.sandbox.bubblewrap import Bubblewrap, probe
+from dsv4_tools.sandbox.direct import Direct
+
+
+def choose(
+    requested: Policy | str | None,
+    explicit: bool,
+    *,
+    workspace: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Sandbox:
+    """The best sandbox for the policy that was asked for (default: workspace-write).
+
+    Programs inside `workspace` are never taken for the sandbox itself. When none works, an explicit request
+    raises SandboxUnavailable; otherwise commands run directly, and the result says so and why.
+    """
+    policy = Policy(requested) if requested is not None else Policy.WORKSPACE_WRITE
+    if policy is Policy.OFF:
+        return Direct()
+    try:
+        program = probe(
+            environment if environment is not None else os.environ,
+            (workspace if workspace is not None else Path.cwd()).resolve(),
+        )
+    except SandboxUnavailable as error:
+        if explicit:
+            raise
+        return Direct(degraded=True, reason=error.cause)
+    return Bubblewrap(program, policy)

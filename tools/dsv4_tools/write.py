@@ -1,0 +1,52 @@
+"""Create a file or replace all of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar
+
+from pydantic import BaseModel, Field
+
+from dsv4_tools.base import ChangeKind, Effect, FileChange, Tool, ToolContext, ToolError, ToolResult
+from dsv4_tools.text import changed_lines, encode_argument, line_count, plural
+
+_OLD_LIMIT = 16_000_000
+
+
+class WriteArgs(BaseModel):
+    """Arguments of `write`."""
+
+    path: str = Field(description="File to create or replace, relative to the workspace.")
+    content: str = Field(description="The whole new content of the file.")
+
+
+class Write(Tool[WriteArgs]):
+    """`write`: the whole content of one file, replaced in one step."""
+
+    name: ClassVar[str] = "write"
+    Args: ClassVar[type[BaseModel]] = WriteArgs
+    effect: ClassVar[Effect] = Effect.WRITE
+
+    async def run(self, args: WriteArgs, context: ToolContext) -> ToolResult:
+        """Write exactly `content`; missing folders are made."""
+        return await asyncio.to_thread(_write, args, context)
+
+
+def _write(args: WriteArgs, context: ToolContext) -> ToolResult:
+    workspace = context.workspace
+    located = workspace.locate(args.path)
+    if args.path.endswith("/"):
+        raise ToolError(f"{args.path} is a directory.")
+    workspace.check_writable(located)
+    data = encode_argument(args.content, "content")
+    before = ""
+    if located.real.exists() and workspace.size(located) <= _OLD_LIMIT:
+        before = workspace.read(located).data.decode("utf-8", "replace")
+    created = workspace.write(located, data)
+    added, removed = changed_lines(before, args.content)
+    kind = ChangeKind.ADD if created else ChangeKind.UPDATE
+    verb = "Created" if created else "Wrote"
+    return ToolResult(
+        f"{verb} {located.shown} ({plural(line_count(args.content), 'line')}).",
+        changes=(FileChange(located.shown, kind, added, removed),),
+    )
