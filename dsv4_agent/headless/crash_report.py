@@ -14,7 +14,7 @@ from dsv4_agent.version import __version__
 
 
 def write_crash_report(error: BaseException) -> Path | None:
-    """Save type, message and stack of `error`, no locals, no environment; None where nothing can be written."""
+    """Save type, message and stack of `error`; None where nothing can be written."""
     frames = "".join(traceback.format_exception(error))
     text = f"dsv4 {__version__}, Python {platform.python_version()}, {platform.platform()}\n\n{frames}"
     for folder in _folders():

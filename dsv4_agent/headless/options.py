@@ -7,6 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from dsv4_agent.headless.prompt_input import PromptSource
+from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
+from dsv4_agent.permissions.rules import Rule
 
 
 class OutputFormat(StrEnum):
@@ -23,24 +25,6 @@ class Effort(StrEnum):
     OFF = "off"
     HIGH = "high"
     MAX = "max"
-
-
-class PermissionMode(StrEnum):
-    """Who is asked. Nobody can be asked in a headless run, so what would need asking is denied."""
-
-    PLAN = "plan"
-    DEFAULT = "default"
-    ACCEPT_EDITS = "accept-edits"
-    AUTO = "auto"
-    BYPASS = "bypass"
-
-
-class SandboxMode(StrEnum):
-    """What is possible for tools."""
-
-    READ_ONLY = "read-only"
-    WORKSPACE_WRITE = "workspace-write"
-    OFF = "off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +47,8 @@ class RunOptions:
     max_time: float | None = None
     max_tool_calls: int | None = None
     tools: tuple[str, ...] | None = None
-    allowed_tools: tuple[str, ...] = ()
-    disallowed_tools: tuple[str, ...] = ()
+    allowed_tools: tuple[Rule, ...] = ()
+    disallowed_tools: tuple[Rule, ...] = ()
     permission_mode: PermissionMode = PermissionMode.DEFAULT
     sandbox: SandboxMode | None = None
     effort: Effort | None = None

@@ -42,14 +42,11 @@ def markdown(result: Mapping[str, Any]) -> str:
         lines += [*_fenced("\n".join(shown)), ""]
     denials: Sequence[Mapping[str, Any]] = result["permission_denials"]
     if denials:
-        lines += [
-            "Denied:",
-            "",
-            *_fenced("\n".join(plain_line(f"{d['tool']}: {d['reason']}") for d in denials)),
-            "",
-        ]
+        reasons = "\n".join(plain_line(f"{entry['tool']}: {entry['reason']}") for entry in denials)
+        lines += ["Denied:", "", *_fenced(reasons), ""]
     usage = result["usage"]
-    tokens = f"{usage['input_tokens']} input ({usage['cached_input_tokens']} cached), {usage['output_tokens']} output"
+    cached, sampled = usage["cached_input_tokens"], usage["output_tokens"]
+    tokens = f"{usage['input_tokens']} input ({cached} cached), {sampled} output"
     seconds = result["duration_ms"] / 1000
     lines += [
         f"{result['num_turns']} turns, {seconds:.1f} s, {tokens} tokens, session `{result['session_id']}`",

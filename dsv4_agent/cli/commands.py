@@ -1,0 +1,59 @@
+"""The command tree: commands are imported only when they are named."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+from dsv4_agent.version import __version__
+
+_MODULES: Final = {
+    "run": "dsv4_agent.cli.run",
+    "demo": "dsv4_agent.cli.demo",
+    "debug": "dsv4_agent.cli.debug",
+    "help": "dsv4_agent.cli.help_topics",
+}
+
+
+class LazyCommands(TyperGroup):
+    """Finds a command's module by name; each module has an `app`."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_MODULES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _MODULES:
+            return None
+        command = typer.main.get_command(importlib.import_module(_MODULES[cmd_name]).app)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(
+    name="dsv4",
+    cls=LazyCommands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"dsv4 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """A terminal coding agent made for DeepSeek-V4."""

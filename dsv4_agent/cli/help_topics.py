@@ -1,0 +1,71 @@
+"""`dsv4 help TOPIC`: pages on what is longer than an option's help."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+
+_EVENTS: Final = """\
+`dsv4 run --output-format stream-json` (or --json) prints one JSON object a line, UTF-8, schema_version 1.
+
+  init                what the run works with: model, repository, permissions, tools. Always first, except
+                      that a run which fails before it can begin prints only its result
+  turn.started        the model is asked
+  item.started        a piece of work begins: reasoning, agent_message, command_execution, file_change,
+                      tool_call
+  item.delta          more text of a reasoning or agent_message item (with --include-partial)
+  item.completed      the item in full; status is completed, failed, declined or timed_out. The text of
+                      reasoning is left out unless --include-reasoning
+  permission.denied   a call was refused, and by which rule
+  retry               the model is asked again after delay_ms
+  context.updated     tokens in the KV state: used, reused, prefilled, and what fills the context
+  prefix.break        cached tokens are lost: why, and how many
+  notice              a guard's or a repair's note
+  turn.completed      tokens and speed of the turn
+  result              how the run ended; always last, always exactly one. error is one line with its remedy
+
+Ignore event types, item types and fields that you don't know: within a schema version they are only added.
+--output-format json prints the result object alone. `dsv4 help schema` prints the JSON Schema of all events.
+"""
+
+_SCRIPTED: Final = """\
+`dsv4 run --model scripted:FILE` plays a file in place of a model, so pipelines can be tested without one.
+"""
+
+
+@app.command()
+def help(
+    topic: Annotated[str, typer.Argument(help="exit-codes, events, schema or scripted.")] = "",
+) -> None:
+    """Explain exit-codes, events, schema or scripted."""
+    match topic:
+        case "exit-codes":
+            from dsv4_agent.headless.exit_codes import table
+
+            page = table()
+        case "events":
+            page = _EVENTS
+        case "schema":
+            from dsv4_agent.headless.schemas import events_schema_text
+
+            page = events_schema_text()
+        case "scripted":
+            page = _SCRIPTED + "\n" + _scripted_format()
+        case "":
+            page = (
+                "Topics: exit-codes, events, schema, scripted. For a command's options: dsv4 COMMAND --help\n"
+            )
+        case _:
+            raise typer.BadParameter(f"no topic {topic!r}: there are exit-codes, events, schema and scripted")
+    typer.echo(page, nl=False)
+
+
+def _scripted_format() -> str:
+    import inspect
+
+    from dsv4_agent.backends import scripted
+
+    return inspect.cleandoc(scripted.__doc__ or "") + "\n"

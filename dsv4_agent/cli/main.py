@@ -1,0 +1,41 @@
+"""The `dsv4` console entry: the last line of defence against a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from dsv4_agent.version import __version__
+
+
+def main() -> int:
+    """Run the command line; returns or exits with the documented exit code, never with a traceback."""
+    arguments = sys.argv[1:]
+    if arguments in (["--version"], ["-V"]):
+        print(f"dsv4 {__version__}")
+        return 0
+    try:
+        from dsv4_agent.cli.commands import app
+
+        app(prog_name="dsv4")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains while it shuts down
+        return 141
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        return _internal_error(error)
+    return 0
+
+
+def _internal_error(error: Exception) -> int:
+    from dsv4_agent.headless.crash_report import write_crash_report
+
+    where = write_crash_report(error)
+    report = f"; report: {where}" if where else ""
+    print(f"dsv4: error: internal error ({type(error).__name__}){report}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

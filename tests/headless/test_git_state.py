@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dsv4_agent.headless.git_state import Changes, Repository
+
+
+def git(place: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.invalid", "-c", "commit.gpgsign=false")
+    done = subprocess.run(
+        ["git", *identity, *arguments], cwd=place, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    root = tmp_path / "repo"
+    root.mkdir()
+    git(root, "init", "-q", "-b", "main")
+    (root / "a.txt").write_text("one\ntwo\n")
+    (root / ".gitignore").write_text("ignored/\n")
+    git(root, "add", "-A")
+    git(root, "commit", "-q", "-m", "first")
+    return root
+
+
+def difference(repository: Repository) -> Changes:
+    try:
+        return repository.changes()
+    finally:
+        repository.close()
+
+
+def test_a_clean_repository_and_no_change(place: Path) -> None:
+    repository = Repository(place)
+    info = repository.info()
+    assert (
+        info is not None
+        and not info.dirty
+        and info.branch == "main"
+        and info.head == git(place, "rev-parse", "HEAD")
+    )
+    assert difference(repository) == Changes((), 0, 0, b"")
+
+
+def test_edits_new_and_deleted_files_and_a_patch_that_applies(place: Path) -> None:
+    (place / "gone.txt").write_text("x\n")
+    git(place, "add", "-A")
+    git(place, "commit", "-q", "-m", "second")
+    repository = Repository(place)
+    (place / "a.txt").write_text("one\n2\nthree\n")
+    (place / "gone.txt").unlink()
+    (place / "new").mkdir()
+    (place / "new" / "naïve file.bin").write_bytes(bytes(range(256)))
+    (place / "ignored").mkdir()
+    (place / "ignored" / "x").write_text("not seen")
+    changes = difference(repository)
+    assert changes.files == ("a.txt", "gone.txt", "new/naïve file.bin")
+    assert (changes.insertions, changes.deletions) == (2, 2)
+    git(place, "stash", "-q", "-u")
+    subprocess.run(["git", "apply", "-"], cwd=place, input=changes.patch, check=True)
+    assert (place / "a.txt").read_text() == "one\n2\nthree\n"
+    assert not (place / "gone.txt").exists()
+    assert (place / "new" / "naïve file.bin").read_bytes() == bytes(range(256))
+
+
+def test_what_was_dirty_before_is_not_the_run_s_doing(place: Path) -> None:
+    (place / "a.txt").write_text("mine\n")
+    (place / "untracked").write_text("mine too\n")
+    repository = Repository(place)
+    assert repository.dirty
+    (place / "untracked").write_text("changed\n")
+    changes = difference(repository)
+    assert changes.files == ("untracked",)
+    assert b"-mine too\n+changed\n" in changes.patch
+
+
+def test_a_staged_change_alone_is_dirty(place: Path) -> None:
+    (place / "a.txt").write_text("staged\n")
+    git(place, "add", "a.txt")
+    (place / "a.txt").write_text("one\ntwo\n")
+    repository = Repository(place)
+    repository.close()
+    assert repository.dirty
+
+
+def test_commits_made_by_the_run_are_seen(place: Path) -> None:
+    repository = Repository(place)
+    (place / "a.txt").write_text("committed\n")
+    git(place, "commit", "-q", "-a", "-m", "by the run")
+    changes = repository.changes()
+    outcome = repository.outcome(changes)
+    repository.close()
+    assert changes.files == ("a.txt",)
+    assert outcome is not None
+    assert outcome.commits == (git(place, "rev-parse", "HEAD"),)
+    assert outcome.base == git(place, "rev-parse", "HEAD~")
+    assert outcome.diffstat == {"files": 1, "insertions": 1, "deletions": 2}
+
+
+def test_the_repository_itself_is_left_alone(place: Path) -> None:
+    (place / "new").write_text("n\n")
+    before = sorted((p.name, p.is_file() and p.read_bytes()) for p in (place / ".git").rglob("*"))
+    difference(Repository(place))
+    assert sorted((p.name, p.is_file() and p.read_bytes()) for p in (place / ".git").rglob("*")) == before
+
+
+def test_filters_hooks_and_fsmonitor_of_the_repository_never_run(place: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "ran"
+    script = tmp_path / "trap.sh"
+    script.write_text(f"#!/bin/sh\necho ran >> {trap}\ncat\n")
+    script.chmod(0o755)
+    git(place, "config", "filter.evil.clean", str(script))
+    git(place, "config", "filter.evil.smudge", str(script))
+    git(place, "config", "core.fsmonitor", str(script))
+    git(place, "config", "diff.external", str(script))
+    (place / ".gitattributes").write_text("* filter=evil diff=evil\n")
+    git(place, "config", "diff.evil.textconv", str(script))
+    trap.unlink(missing_ok=True)
+    repository = Repository(place)
+    (place / "a.txt").write_text("changed\n")
+    assert difference(repository).files == ("a.txt",)
+    assert not trap.exists()
+
+
+def test_a_plain_directory(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x").write_text("1\n")
+    repository = Repository(tmp_path / "d")
+    (tmp_path / "d" / "x").write_text("2\n")
+    changes = repository.changes()
+    assert repository.info() is None and repository.outcome(changes) is None and not repository.is_git
+    assert difference(repository).files == ("x",)
+
+
+def test_a_repository_without_a_commit(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    repository = Repository(tmp_path)
+    assert not repository.dirty and repository.head is None
+    (tmp_path / "x").write_text("1\n")
+    assert difference(repository).files == ("x",)
+
+
+def test_a_subdirectory_sees_the_whole_work_tree(place: Path) -> None:
+    (place / "sub").mkdir()
+    repository = Repository(place / "sub")
+    (place / "a.txt").write_text("x\n")
+    assert difference(repository).files == ("a.txt",)
+
+
+def test_a_same_size_edit_right_after_the_snapshot_is_seen(place: Path) -> None:
+    repository = Repository(place)
+    stamp = (place / "a.txt").stat()
+    (place / "a.txt").write_text("one\nTWO\n")
+    os.utime(place / "a.txt", ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+    assert difference(repository).files == ("a.txt",)
