@@ -8,12 +8,12 @@ Preset = Literal["default", "nano"]
 
 
 def prompt(name: str) -> str:
-    """The text of `<name>.md` (for example `system`), without the final newline. Raises KeyError if unknown."""
+    """The text of `<name>.md`, such as `system`, without its final newline. Raises KeyError if unknown."""
     return _text(name, f"{name}.md")
 
 
 def tool_description(tool: str, preset: Preset = "default") -> str:
-    """What the model is told a tool does; the `nano` preset is the first line only. Raises KeyError if unknown."""
+    """What the model is told a tool does; for `nano` the first line only. Raises KeyError if unknown."""
     text = _text(tool, "tools", f"{tool}.md")
     return text.split("\n", 1)[0] if preset == "nano" else text
 

@@ -104,5 +104,5 @@ class Tool(ABC, Generic[A]):
     async def run(self, args: A, context: ToolContext) -> ToolResult:
         """Do the call. Raises ToolError for anything that the model can react to.
 
-        Cancelling the task cancels the call; processes that it started are gone when the cancellation returns.
+        Cancelling the task cancels the call; processes that it started are gone when that returns.
         """

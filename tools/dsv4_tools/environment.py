@@ -43,7 +43,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
-    """`environment` without secrets, Git and dsv4 variables and shell start-up hooks, made non-interactive."""
+    """`environment` without secrets, Git and dsv4 variables and start-up hooks, made non-interactive."""
     kept = {
         name: value
         for name, value in environment.items()

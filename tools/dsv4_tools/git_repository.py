@@ -1,7 +1,7 @@
-"""Git for the tools: GitPython's command runner, with everything switched off that runs a repository's programs.
+"""Git for the tools: GitPython's command runner with all that runs a repository's programs switched off.
 
-Hooks, filters, external diffs, text conversion, file-system monitors, pagers, transports and signing can all be
-named by a repository's own configuration; none of them runs here.
+Hooks, filters, external diffs, text conversion, file-system monitors, pagers, transports and signing can
+all be named by a repository's own configuration; none of them runs here.
 """
 
 from __future__ import annotations
@@ -115,9 +115,7 @@ class Repository:
         root = self.workspace.root
         if output.code:
             if "dubious ownership" in output.error:
-                raise ToolError(
-                    "the repository belongs to another user; git refuses to use it (safe.directory)."
-                )
+                raise ToolError("the repository belongs to another user, so git refuses it (safe.directory).")
             raise ToolError("the workspace is not a git repository.")
         top = Path(os.path.realpath(output.text.rstrip("\n")))
         owner = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
@@ -160,7 +158,7 @@ def _text(data: bytes | str) -> str:
 
 
 def _blank(key: str) -> str:
-    """The setting that switches one driver off. `-c` splits at the first `=`, so a name with one is refused."""
+    """The setting that switches one driver off. `-c` splits at the first `=`: such names are refused."""
     if "=" in key or "\n" in key:
         raise ToolError("the repository configures a driver with an unsafe name; use shell for git here.")
     return f"{key}=false" if key.endswith(".required") else f"{key}="

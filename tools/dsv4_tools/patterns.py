@@ -12,7 +12,7 @@ from dsv4_tools.base import ToolError
 def glob_regex(pattern: str) -> re.Pattern[str]:
     """A compiled pattern to use with `fullmatch` on a posix path.
 
-    `*` and `?` stop at slashes, `**` spans folders (none included), `[...]` is a set, `{a,b}` are alternatives.
+    `*` and `?` stop at slashes, `**` spans any folders, `[...]` is a set, `{a,b}` are alternatives.
     Raises ToolError for an unclosed bracket or brace.
     """
     try:

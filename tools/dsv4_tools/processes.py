@@ -35,7 +35,7 @@ async def run_process(
     *,
     cwd: Path,
     environment: Mapping[str, str],
-    timeout: float,
+    seconds: float,
     output: OutputBuffer,
 ) -> Ended:
     """Run `argv` with stdin closed and both outputs in one pipe, fed to `output`.
@@ -64,7 +64,7 @@ async def run_process(
             os.close(write_end)
         pipe.start()
         try:
-            return await _wait(process, pipe, timeout)
+            return await _wait(process, pipe, seconds)
         finally:
             await _finish(process, mark)
             await pipe.drain()
@@ -72,11 +72,11 @@ async def run_process(
         pipe.close()
 
 
-async def _wait(process: asyncio.subprocess.Process, pipe: _Pipe, timeout: float) -> Ended:
+async def _wait(process: asyncio.subprocess.Process, pipe: _Pipe, seconds: float) -> Ended:
     waiting = asyncio.ensure_future(process.wait())
     flooded = asyncio.ensure_future(pipe.flooded.wait())
     try:
-        await asyncio.wait({waiting, flooded}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({waiting, flooded}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done():
             code = waiting.result()
             return Ended(128 - code if code < 0 else code, False, False)

@@ -145,7 +145,7 @@ def _run(argv: list[str], stdin: bytes, root: Path) -> subprocess.CompletedProce
         )
     except subprocess.TimeoutExpired as error:
         raise ToolError(
-            f"the search took longer than {SECONDS:.0f} s; use a simpler pattern, literal, or a narrower path."
+            f"the search took longer than {SECONDS:.0f} s; use a simpler pattern or a narrower path."
         ) from error
     except OSError as error:
         raise ToolError(f"the search could not be started: {error}.") from error

@@ -41,7 +41,7 @@ class Shell(Tool[ShellArgs]):
         wrapped = context.sandbox.wrap(argv, workspace=root, environment=environment)
         output = OutputBuffer(context.spill_dir, "shell")
         ended = await run_process(
-            wrapped.argv, cwd=root, environment=wrapped.environment, timeout=args.timeout, output=output
+            wrapped.argv, cwd=root, environment=wrapped.environment, seconds=args.timeout, output=output
         )
         kept = output.finish()
         if ended.timed_out:

@@ -20,7 +20,7 @@ class _Rules:
         self._layers = layers
 
     def with_folder(self, folder: Path, prefix: str) -> _Rules:
-        """These rules and those of `folder`, whose path from the root is `prefix` (ends with `/`, or empty)."""
+        """These rules and those of `folder`; `prefix` is its path from the root with a `/`, or empty."""
         spec = _read_rules(folder / ".gitignore")
         return self if spec is None else _Rules((*self._layers, (prefix, spec)))
 

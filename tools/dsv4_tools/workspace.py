@@ -128,9 +128,9 @@ class Workspace:
     def write(self, located: Located, data: bytes, *, expected: Content | None = None) -> bool:
         """Replace or create a file in one step and say whether it is new.
 
-        The bytes go to a temporary file beside it, are flushed to disk and then renamed over it, so a crash or
-        a full disk leaves the old file as it was. The mode is kept; missing folders are made. With `expected`,
-        a file that changed since it was read is refused.
+        The bytes go to a temporary file beside it, are flushed to disk and then renamed over it, so a crash
+        or a full disk leaves the old file as it was. The mode is kept; missing folders are made. With
+        `expected`, a file that changed since it was read is refused.
         """
         self.check_writable(located)
         with self._parent(located, create=True) as directory:

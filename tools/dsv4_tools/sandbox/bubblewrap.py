@@ -49,7 +49,7 @@ class Bubblewrap:
         return self.name
 
     def wrap(self, argv: Sequence[str], *, workspace: Path, environment: Mapping[str, str]) -> Wrapped:
-        """bwrap with the policy's mounts; later mounts win, so the workspace comes after the empty folders."""
+        """bwrap with the policy's mounts; later ones win, so the workspace comes after the empty folders."""
         home = Path(environment.get("HOME", "/root"))
         line = [self.program, *_system_mounts(), "--dev", "/dev", "--proc", "/proc"]
         line += ["--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", str(home)]
