@@ -15,7 +15,7 @@ class FinishReason(StrEnum):
 
 
 class RepairKind(StrEnum):
-    """Malformations that are mended (see `docs` of each value in `dsv4_agent.dsml.parse`)."""
+    """Malformations that are mended (the catalogue of the wire format document, section 7.2)."""
 
     REASONING_NOT_CLOSED = "reasoning-not-closed"
     STRAY_THINK_TAG = "stray-think-tag"
@@ -34,6 +34,7 @@ class RepairKind(StrEnum):
     PLAIN_XML = "plain-xml"
     SECOND_BLOCK = "second-block"
     TEXT_AFTER_CALLS = "text-after-calls"
+    TEXT_AFTER_END = "text-after-end"
     DRAFT_IN_REASONING = "draft-in-reasoning"
     DUPLICATE_PARAMETER = "duplicate-parameter"
     WRAPPED_ARGUMENTS = "wrapped-arguments"
