@@ -14,7 +14,9 @@ from enum import StrEnum
 from typing import Protocol
 
 from dsv4_agent.dsml.dialect import Dialect, Thinking
+from dsv4_agent.dsml.events import FinishReason
 from dsv4_agent.dsml.segments import Segment
+from dsv4_agent.dsml.vocabulary import Vocabulary
 
 
 class BackendKind(StrEnum):
@@ -23,14 +25,6 @@ class BackendKind(StrEnum):
     INPROCESS = "inprocess"
     SERVER = "server"
     SCRIPTED = "scripted"
-
-
-class StopReason(StrEnum):
-    """Why a generation ended: the model's end-of-turn token, the token limit, or a cancellation."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    ABORTED = "aborted"
 
 
 class ModelError(Exception):
@@ -121,22 +115,11 @@ class Retrying:
 class Finished:
     """End of the turn."""
 
-    reason: StopReason
+    reason: FinishReason
     usage: GenerationUsage = GenerationUsage()
 
 
 BackendEvent = SampledText | SampledIds | PrefixSynced | Retrying | Finished
-
-
-class TokenVocabulary(Protocol):
-    """What parsing by id needs to know of a tokenizer."""
-
-    def id_of(self, token: str) -> int | None: ...
-
-    def token_bytes(self, token_id: int) -> bytes: ...
-
-    @property
-    def size(self) -> int: ...
 
 
 class Conversation(Protocol):
@@ -166,7 +149,7 @@ class Backend(Protocol):
     def info(self) -> BackendInfo: ...
 
     @property
-    def vocabulary(self) -> TokenVocabulary | None:
+    def vocabulary(self) -> Vocabulary | None:
         """The tokenizer's vocabulary; None for backends that answer in text."""
         ...
 

@@ -22,11 +22,11 @@ from dsv4_agent.backends.base import (
     GenerationUsage,
     SampledIds,
     SampledText,
-    StopReason,
-    TokenVocabulary,
 )
 from dsv4_agent.dsml.dialect import EOS
+from dsv4_agent.dsml.events import FinishReason
 from dsv4_agent.dsml.segments import Segment
+from dsv4_agent.dsml.vocabulary import Vocabulary
 
 Encode = Callable[[Sequence[Segment]], Sequence[int]]
 
@@ -49,7 +49,7 @@ class TextTurnBackend(ABC):
         id: str = "text",
         context_window: int = 1_048_576,
         encode: Encode | None = None,
-        vocabulary: TokenVocabulary | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         if (encode is None) is not (vocabulary is None):
             raise ValueError("encode and vocabulary belong together: give both or neither")
@@ -66,7 +66,7 @@ class TextTurnBackend(ABC):
         return self._info
 
     @property
-    def vocabulary(self) -> TokenVocabulary | None:
+    def vocabulary(self) -> Vocabulary | None:
         return self._vocabulary
 
     def encode(self, segments: Sequence[Segment]) -> tuple[int, ...] | None:
@@ -89,7 +89,7 @@ class TextTurnBackend(ABC):
         else:
             yield SampledIds(ids)
             count, read = len(ids), len(conversation.tokens())
-        yield Finished(StopReason.STOP, GenerationUsage(input_tokens=read, output_tokens=count))
+        yield Finished(FinishReason.STOP, GenerationUsage(input_tokens=read, output_tokens=count))
 
     async def close(self) -> None:
         """Nothing to release; a subclass that holds something overrides this."""

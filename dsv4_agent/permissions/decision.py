@@ -63,13 +63,18 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the user permits. `interactive`: someone is there to be asked about edits as well."""
+    """What the user permits.
+
+    `sandbox_enforced`: the operating system holds commands to `sandbox`; without that, a read-only session
+    can run no command. `interactive`: someone is there to be asked about edits as well.
+    """
 
     workspace: Path
     mode: PermissionMode = PermissionMode.DEFAULT
     sandbox: SandboxMode = SandboxMode.OFF
     allow: tuple[Rule, ...] = ()
     deny: tuple[Rule, ...] = ()
+    sandbox_enforced: bool = False
     interactive: bool = False
 
 
@@ -84,7 +89,7 @@ def decide(policy: Policy, tool: str, access: Access, arguments: Mapping[str, ob
             return Decision(Outcome.DENY, rule.text, "rule", f"the rule {rule.text} denies it")
     if access is Access.READ:
         return Decision(Outcome.ALLOW, None, "mode", "reading is allowed")
-    if refusal := _limits(policy):
+    if refusal := _limits(policy, access):
         return refusal
     for rule in policy.allow:
         if rule.names(tool) and rule.matches_path(paths[-1:], ignore_case=False):
@@ -96,10 +101,10 @@ def decide(policy: Policy, tool: str, access: Access, arguments: Mapping[str, ob
     return Decision(Outcome.ASK, None, "mode", f"{tool} needs an allow rule or --permission-mode auto")
 
 
-def _limits(policy: Policy) -> Decision | None:
+def _limits(policy: Policy, access: Access) -> Decision | None:
     if policy.mode is PermissionMode.PLAN:
         return Decision(Outcome.DENY, None, "mode", "permission mode plan changes nothing")
-    if policy.sandbox is SandboxMode.READ_ONLY:
+    if policy.sandbox is SandboxMode.READ_ONLY and not (access is Access.EXECUTE and policy.sandbox_enforced):
         return Decision(Outcome.DENY, None, "sandbox", "the sandbox is read-only")
     return None
 
@@ -113,7 +118,7 @@ def _decide_shell(policy: Policy, tool: str, command: str) -> Decision:
     for deny in policy.deny:
         if deny.names(tool) and deny.denies_shell(analysis):
             return Decision(Outcome.DENY, deny.text, "rule", f"the rule {deny.text} denies it")
-    if refusal := _limits(policy):
+    if refusal := _limits(policy, Access.EXECUTE):
         return refusal
     if policy.mode is PermissionMode.BYPASS:
         return Decision(Outcome.ALLOW, None, "mode", "permission mode bypass allows it")
@@ -160,29 +165,9 @@ def _relative(root: str, path: str) -> str:
     return Path(os.path.relpath(path, root)).as_posix() if inside else Path(path).as_posix()
 
 
-_EVERYTHING = frozenset(
-    [
-        "/",
-        "/*",
-        "~",
-        "~/",
-        "~/*",
-        "$HOME",
-        "${HOME}",
-        "$HOME/",
-        "$HOME/*",
-        ".",
-        "./",
-        "..",
-        "../",
-        "./*",
-        "../*",
-        "*",
-        ".git",
-        ".git/",
-        "./.git",
-    ]
-)
+_HOMES = {f"{home}{rest}" for home in ("~", "$HOME", "${HOME}") for rest in ("", "/", "/*")}
+_HERE = {".", "./", "./*", "*", "..", "../", "../*", ".git", ".git/", "./.git", "./.git/"}
+_EVERYTHING = frozenset({"/", "/*", *_HOMES, *_HERE})
 _SYSTEM = ("/bin", "/boot", "/dev", "/etc", "/home", "/lib", "/opt", "/root", "/sbin", "/sys", "/usr", "/var")
 
 

@@ -2,8 +2,8 @@
 
 Two readings, because a deny rule and an allow rule fail in opposite directions. `Analysis.plain` is None
 unless *every* node of the command is understood: literal words, pipes, lists, harmless redirects. Only then
-may an allow rule decide. `Analysis.found` is every command found anywhere, wrappers stripped and names reduced
-to their basename, however strange the rest is: what deny rules look at.
+may an allow rule decide. `Analysis.found` is every command found anywhere, wrappers stripped and names
+reduced to their basename, however strange the rest is: what deny rules look at.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _GLUE = frozenset({"program", "list", "pipeline", "comment", "&&", "||", ";", "|
 _HARMLESS_TARGETS = frozenset({"/dev/null"})
 # These evaluate, define or run what their arguments say, even where the arguments are plain literals.
 _EVALUATING = frozenset(
-    [
+    {
         "eval",
         "exec",
         "source",
@@ -38,29 +38,12 @@ _EVALUATING = frozenset(
         "local",
         "export",
         "readonly",
-        "read",
-        "test",
-        "[",
-        "unset",
-        "enable",
-        "mapfile",
-        "readarray",
-        "coproc",
-        "shopt",
-        "set",
-        "compgen",
-        "complete",
-        "command",
-        "builtin",
-        "env",
-        "xargs",
-        "sudo",
-        "nohup",
-        "time",
-    ]
+    }
+    | {"read", "test", "[", "unset", "enable", "mapfile", "readarray", "coproc", "shopt", "set", "compgen"}
+    | {"complete", "command", "builtin", "env", "xargs", "sudo", "nohup", "time"}
 )
 _WRAPPERS = frozenset(
-    [
+    {
         "sudo",
         "doas",
         "env",
@@ -73,13 +56,8 @@ _WRAPPERS = frozenset(
         "nice",
         "ionice",
         "time",
-        "timeout",
-        "xargs",
-        "busybox",
-        "chroot",
-        "unbuffer",
-        "watch",
-    ]
+    }
+    | {"timeout", "xargs", "busybox", "chroot", "unbuffer", "watch"}
 )
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "eval"})
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")

@@ -155,9 +155,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 def _error(path: Path, what: str, error: OSError) -> JournalError:
     reason = error.strerror or str(error)
-    return JournalError(
-        f"the session journal {path} {what}: {reason}; free some space or set DSV4_STATE_DIR"
-    )
+    return JournalError(f"the session journal {path} {what}: {reason}; free some space or set DSV4_STATE_DIR")
 
 
 def read_journal(path: Path) -> Contents:

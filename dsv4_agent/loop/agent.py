@@ -1,0 +1,439 @@
+"""The agent loop: ask the model, run its calls, give back the results, until it answers or must stop.
+
+    prompt -> journal -> transcript -> backend -> parser -> events
+           -> permission -> journal -> tool -> journal -> transcript -> backend ...
+
+`Agent.run` is an async generator of events; it has no callbacks and knows no front end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from time import monotonic
+
+from dsv4_agent.backends.base import Backend, BackendEvent, GenerationRequest, ModelError
+from dsv4_agent.dsml.dialect import END_THINK, EOS, Thinking
+from dsv4_agent.dsml.events import ParsedCall, ParsedMessage
+from dsv4_agent.dsml.segments import Segment
+from dsv4_agent.dsml.turn import ToolResultText, UserText, opening, user_turn
+from dsv4_agent.loop.calls import INTERRUPTED, NOT_RUN, CallRunner
+from dsv4_agent.loop.context import RunFacts, breakdown, entry_tokens, environment_block
+from dsv4_agent.loop.events import (
+    EXIT_CODES,
+    ContextUpdated,
+    Event,
+    Init,
+    ItemCompleted,
+    ItemDelta,
+    ItemStatus,
+    KvUse,
+    ModelInfo,
+    Notice,
+    PermissionDenied,
+    PrefixBreak,
+    RunResult,
+    Subtype,
+    TurnCompleted,
+    TurnStarted,
+    to_json,
+)
+from dsv4_agent.loop.events import FileChangeItem as FileChange
+from dsv4_agent.loop.guards import (
+    BudgetGuard,
+    CallOutcome,
+    EmptyAnswerGuard,
+    Guard,
+    Inject,
+    Limits,
+    RepeatGuard,
+    RunState,
+    Stop,
+    TruncationGuard,
+    TurnOutcome,
+    Verdict,
+    first_verdict,
+)
+from dsv4_agent.loop.interrupt import Interrupt, InterruptedRunError
+from dsv4_agent.loop.preset import Preset
+from dsv4_agent.loop.sampling import TurnSampler
+from dsv4_agent.loop.toolbox import Toolbox
+from dsv4_agent.permissions.decision import Policy
+from dsv4_agent.session.journal import JournalError
+from dsv4_agent.session.session import Session
+from dsv4_agent.session.transcript import Entry, EntryKind, Message
+from dsv4_agent.version import __version__
+
+_log = logging.getLogger(__name__)
+_MIN_ROOM = 16
+"""Tokens that must be free in the context window before the model is asked."""
+
+
+class _StoppedError(Exception):
+    """A guard or an impossibility ended the run."""
+
+    def __init__(self, subtype: Subtype, message: str) -> None:
+        super().__init__(message)
+        self.subtype = subtype
+
+
+class Agent:
+    """One conversation with one model. Call `run` once a prompt, one at a time.
+
+    System prompt and tool schemas are written when the first run starts and never again. `guards` come
+    on top of the built-in ones.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        session: Session,
+        toolbox: Toolbox,
+        preset: Preset,
+        policy: Policy,
+        *,
+        facts: RunFacts,
+        limits: Limits | None = None,
+        seed: int | None = None,
+        guards: Sequence[Guard] = (),
+    ) -> None:
+        self.session = session
+        self._backend = backend
+        self._toolbox = toolbox
+        self._preset = preset
+        self._policy = policy
+        self._facts = facts
+        self._limits = limits or Limits()
+        self._seed = seed
+        self._extra_guards = tuple(guards)
+        self._guards: tuple[Guard, ...] = ()
+        self._interrupt = Interrupt()
+        self._ids = itertools.count(1)
+        self._cached = 0
+        self._calls = CallRunner(session, toolbox, policy, self._interrupt, self._new_id)
+
+    def stop(self) -> None:
+        """End the running turn; the run then ends as `aborted`. For signal handlers of the event loop."""
+        self._interrupt.stop()
+
+    async def run(self, prompt: str) -> AsyncGenerator[Event, None]:
+        """Answer one prompt. Yields `Init` first and `RunResult` last, whatever happens in between.
+
+        Cancelling the task ends the run at once, without a `RunResult`; processes are gone and what had been
+        sampled is in the journal when the cancellation returns.
+        """
+        run = RunState()
+        self._guards = (
+            BudgetGuard(self._limits),
+            TruncationGuard(),
+            RepeatGuard(),
+            EmptyAnswerGuard(),
+            *self._extra_guards,
+        )
+        self._interrupt.reset()
+        limit = self._limits.max_time
+        self._interrupt.deadline = None if limit is None else run.started + limit
+        ending, error = Subtype.SUCCESS, None
+        try:
+            async with aclosing(self._run(prompt, run)) as events:
+                async for event in events:
+                    self._note(run, event)
+                    yield self._record(event)
+        except (_StoppedError, InterruptedRunError) as stop:
+            ending, error = stop.subtype, str(stop)
+        except ModelError as failure:
+            ending, error = (Subtype.AUTH if failure.unreachable else Subtype.MODEL), str(failure)
+        except JournalError as failure:
+            ending, error = Subtype.INTERNAL, str(failure)
+        except Exception as failure:
+            _log.exception("the run failed")
+            ending, error = Subtype.INTERNAL, f"internal error: {failure!r}"
+        yield self._result(run, ending, error)
+
+    async def _run(self, prompt: str, run: RunState) -> AsyncGenerator[Event, None]:
+        yield self._init()
+        if not prompt.strip():
+            raise _StoppedError(Subtype.INPUT, "the prompt is empty: say what should be done")
+        self._open(prompt)
+        while True:
+            self._heed(self._ask_before_turn(run))
+            async with aclosing(self._turn(run)) as events:
+                async for event in events:
+                    yield event
+            verdict = first_verdict([guard.after_turn(run, self._outcome) for guard in self._guards])
+            self._heed(verdict)
+            if isinstance(verdict, Inject):
+                yield Notice(verdict.kind, verdict.text)
+            elif not self._pending:
+                return
+            self._answer(verdict)
+
+    async def _turn(self, run: RunState) -> AsyncGenerator[Event, None]:
+        """One assistant turn and its calls. Leaves `_outcome` and `_pending` (result texts) behind."""
+        turn = self.session.transcript.turn + 1
+        last = self.session.transcript.last
+        follows_results = last is not None and last.kind is EntryKind.TOOL_RESULTS
+        room = self._room(run)
+        run.turns += 1
+        yield TurnStarted(turn)
+        sampler = TurnSampler(
+            turn,
+            self._toolbox.schemas,
+            thinking=self._preset.thinking is Thinking.THINKING,
+            vocabulary=self._backend.vocabulary,
+            new_id=self._new_id,
+        )
+        try:
+            async with aclosing(self._sample(sampler, room)) as events:
+                async for event in events:
+                    yield event
+        except InterruptedRunError:
+            self._keep(sampler)
+            for event in self._closing:
+                yield event
+            raise
+        except BaseException:
+            self._keep(sampler)
+            raise
+        message = self._keep(sampler)
+        for event in self._closing:
+            yield event
+        usage = sampler.run_usage(message)
+        run.usage += usage
+        run.answer = message.content.strip() or run.answer
+        yield self._context(sampler)
+        self._pending: list[str] = [f"Error: {text}" for text in message.errors]
+        # What could not be read as a call counts as one, so that the repeat guard sees it.
+        done = [CallOutcome("unreadable", {}, text, changed=False) for text in self._pending]
+        for index, call in enumerate(message.calls):
+            async with aclosing(self._call(run, turn, index, call)) as events:
+                async for event in events:
+                    yield event
+            if self._calls.outcome is not None:
+                done.append(self._calls.outcome)
+                self._pending.append(self._calls.outcome.result)
+        self._outcome = TurnOutcome(message.content, tuple(done), message.truncated, follows_results)
+        speeds = sampler.speeds()
+        yield TurnCompleted(turn, usage, speeds.prefill, speeds.decode)
+
+    async def _sample(self, sampler: TurnSampler, room: int) -> AsyncGenerator[Event, None]:
+        preset = self._preset
+        request = GenerationRequest(
+            max_tokens=room,
+            thinking=preset.thinking,
+            dialect=preset.dialect,
+            tools=self._toolbox.functions,
+            temperature=preset.temperature,
+            top_p=preset.top_p,
+            seed=self._seed,
+        )
+        stream = self._backend.generate(self.session.transcript, request)
+        async with _closed_after(stream):
+            while (event := await self._interrupt.race(_next(stream))) is not None:
+                for shown in sampler.feed(event):
+                    yield shown
+                if sampler.synced is event and (broken := self._prefix_break(sampler)):
+                    yield broken
+        if not sampler.finished:
+            raise ModelError("the model's answer broke off without an end: run the task again")
+
+    async def _call(
+        self, run: RunState, turn: int, index: int, call: ParsedCall
+    ) -> AsyncGenerator[Event, None]:
+        verdict = first_verdict([guard.before_call(run) for guard in self._guards])
+        self._heed(verdict)
+        run.tool_calls += 1
+        async with aclosing(self._calls.run(turn, index, call)) as events:
+            async for event in events:
+                yield event
+
+    def _open(self, prompt: str) -> None:
+        """Put the prompt in front of the model; on a new session, the frozen prefix before it."""
+        preset = self._preset
+        text = prompt
+        if self.session.transcript.last is None:
+            functions = self._toolbox.functions
+            segments = opening(
+                preset.system_prompt,
+                functions,
+                thinking=preset.thinking,
+                effort=preset.effort,
+                dialect=preset.dialect,
+            )
+            shown = {"role": "system", "content": preset.system_prompt, "tools": list(functions)}
+            self._append(EntryKind.PROMPT, segments, (shown,))
+            if preset.environment_block:
+                text = f"{environment_block(self._facts)}\n\n{prompt}"
+        self._say([], [text], EntryKind.USER)
+
+    def _answer(self, verdict: Verdict) -> None:
+        """Give the model its results, and what a guard wants to say."""
+        notes = [verdict.text] if isinstance(verdict, Inject) else []
+        kind = EntryKind.TOOL_RESULTS if self._pending else EntryKind.USER
+        self._say(self._pending, notes, kind, settled=True)
+        self._pending = []
+
+    def _say(
+        self, results: Sequence[str], texts: Sequence[str], kind: EntryKind, *, settled: bool = False
+    ) -> None:
+        """Append one user turn, first closing what an interrupted or cut turn left open."""
+        closing = self._closers()
+        if not settled:
+            results = [*results, *self._unanswered()]
+        blocks: list[UserText | ToolResultText] = [ToolResultText(text) for text in results]
+        blocks += [UserText(text) for text in texts]
+        segments = user_turn(blocks, thinking=self._preset.thinking, dialect=self._preset.dialect)
+        shown: list[Message] = [{"role": "tool", "content": text} for text in results]
+        shown += [{"role": "user", "content": text} for text in texts]
+        self._append(kind, [*closing, *segments], tuple(shown))
+
+    def _closers(self) -> list[Segment]:
+        last = self.session.transcript.last
+        if last is None or last.kind is EntryKind.PROMPT or last.closed:
+            return []
+        thinking = self._preset.thinking is Thinking.THINKING
+        unfinished = thinking and (not last.sampled or END_THINK not in last.text)
+        return [Segment((END_THINK if unfinished else "") + EOS, True)]
+
+    def _unanswered(self) -> list[str]:
+        """Results that an earlier, interrupted run of this session owes the model; nothing is run again."""
+        last = self.session.transcript.last
+        if last is None or not last.sampled or not last.messages:
+            return []
+        calls = last.messages[0].get("tool_calls")
+        texts: list[str] = []
+        for index, _ in enumerate(calls if isinstance(calls, list) else ()):
+            record = self.session.recorded_calls.get((last.turn, index))
+            if record is None:
+                texts.append(NOT_RUN)
+            else:
+                texts.append(record.result if record.result is not None else INTERRUPTED)
+        return texts
+
+    def _append(self, kind: EntryKind, segments: Sequence[Segment], messages: tuple[Message, ...]) -> None:
+        turn = self.session.transcript.turn
+        # What is put in front of the model leaves an assistant header open, so it is not `closed` either.
+        closed = kind is EntryKind.PROMPT
+        ids = self._backend.encode(segments)
+        self.session.append(Entry(kind, turn, tuple(segments), ids, messages, closed), sync=True)
+
+    def _keep(self, sampler: TurnSampler) -> ParsedMessage:
+        """Make what was sampled part of the transcript, however the turn ended."""
+        message, self._closing = sampler.finish()
+        entry = sampler.entry(message)
+        if entry.segments:
+            self.session.append(entry, sync=True)
+        return message
+
+    def _room(self, run: RunState) -> int:
+        """Tokens the model may sample now. Raises `_StoppedError` where the window is full."""
+        used = sum(entry_tokens(entry) for entry in self.session.transcript.entries)
+        room = self._backend.info.context_window - used
+        if room < _MIN_ROOM:
+            raise _StoppedError(
+                Subtype.MAX_TOKENS,
+                f"the context window is full ({used} of {self._backend.info.context_window} tokens): "
+                "start a new session, or take a model with a larger window",
+            )
+        budget = self._limits.max_tokens
+        left = room if budget is None else budget - run.usage.output_tokens
+        return min(room, left, self._limits.max_tokens_per_turn)
+
+    def _ask_before_turn(self, run: RunState) -> Verdict:
+        return first_verdict([guard.before_turn(run) for guard in self._guards])
+
+    def _heed(self, verdict: Verdict) -> None:
+        if isinstance(verdict, Stop):
+            raise _StoppedError(verdict.subtype, verdict.message)
+
+    def _context(self, sampler: TurnSampler) -> ContextUpdated:
+        entries = self.session.transcript.entries
+        used = sum(entry_tokens(entry) for entry in entries)
+        reused = sampler.synced.reused if sampler.synced else sampler.usage.cached_input_tokens
+        prefilled = sampler.synced.prefilled if sampler.synced else sampler.usage.input_tokens - reused
+        self._cached = used
+        limit = self._backend.info.context_window
+        return ContextUpdated(
+            KvUse(used=used, limit=limit, reused=reused, prefilled=prefilled),
+            breakdown(entries, self._preset.system_prompt),
+        )
+
+    def _prefix_break(self, sampler: TurnSampler) -> PrefixBreak | None:
+        synced = sampler.synced
+        if synced is None or synced.cause is None or synced.reused >= self._cached - 1:
+            return None
+        return PrefixBreak(synced.cause, self._cached - synced.reused)
+
+    def _note(self, run: RunState, event: Event) -> None:
+        match event:
+            case PermissionDenied():
+                run.denials.append(event)
+            case ItemCompleted(FileChange(changes=changes, status=ItemStatus.COMPLETED)):
+                run.files_changed.update(dict.fromkeys(change.path for change in changes))
+
+    def _record(self, event: Event) -> Event:
+        """Journal an event before anyone sees it; deltas are only shown, their whole follows."""
+        if not isinstance(event, ItemDelta):
+            self.session.record_event(to_json(event), sync=isinstance(event, TurnCompleted | RunResult))
+        return event
+
+    def _init(self) -> Init:
+        info, facts = self._backend.info, self._facts
+        return Init(
+            session_id=self.session.id,
+            dsv4_version=__version__,
+            model=ModelInfo(info.id, info.kind.value, info.context_window),
+            cwd=facts.cwd,
+            git=facts.git,
+            trusted=facts.trusted,
+            ignored_repo_config=facts.ignored_repo_config,
+            permission_mode=self._policy.mode.value,
+            sandbox=facts.sandbox,
+            tools=self._toolbox.names,
+            memory_files=facts.memory_files,
+            capabilities=facts.capabilities,
+        )
+
+    def _result(self, run: RunState, ending: Subtype, error: str | None) -> Event:
+        result = RunResult(
+            subtype=ending,
+            is_error=ending is not Subtype.SUCCESS,
+            exit_code=EXIT_CODES[ending],
+            result=run.answer,
+            session_id=self.session.id,
+            num_turns=run.turns,
+            duration_ms=round((monotonic() - run.started) * 1000),
+            error=error,
+            usage=run.usage,
+            permission_denials=tuple(run.denials),
+            files_changed=tuple(run.files_changed),
+        )
+        try:
+            return self._record(result)
+        except JournalError as failure:
+            if ending is not Subtype.SUCCESS:
+                return result
+            failed = Subtype.INTERNAL
+            return replace(
+                result, subtype=failed, is_error=True, exit_code=EXIT_CODES[failed], error=str(failure)
+            )
+
+    def _new_id(self) -> str:
+        return f"i{next(self._ids)}"
+
+
+async def _next(stream: AsyncIterator[BackendEvent]) -> BackendEvent | None:
+    return await anext(stream, None)
+
+
+@asynccontextmanager
+async def _closed_after(stream: AsyncIterator[BackendEvent]) -> AsyncIterator[None]:
+    """Close a generator in the task that used it, so that a cancelled generation ends here and now."""
+    try:
+        yield
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()

@@ -1,0 +1,80 @@
+"""An agent from a folder and a backend, with the parts that front ends have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dsv4_tools.base import ToolContext
+from dsv4_tools.environment import scrubbed
+from dsv4_tools.registry import default_tools
+from dsv4_tools.sandbox.base import Sandbox
+from dsv4_tools.sandbox.select import choose
+from dsv4_tools.workspace import Workspace
+
+from dsv4_agent.backends.base import Backend
+from dsv4_agent.loop.agent import Agent
+from dsv4_agent.loop.context import RunFacts
+from dsv4_agent.loop.events import GitInfo, SandboxInfo
+from dsv4_agent.loop.guards import Guard, Limits
+from dsv4_agent.loop.preset import Preset
+from dsv4_agent.loop.toolbox import Toolbox
+from dsv4_agent.permissions.decision import Policy
+from dsv4_agent.session.session import Session
+
+
+def make_agent(
+    workspace: Path,
+    backend: Backend,
+    preset: Preset,
+    *,
+    policy: Policy | None = None,
+    session: Session | None = None,
+    sandbox: Sandbox | None = None,
+    sandbox_explicit: bool = False,
+    facts: RunFacts | None = None,
+    git: GitInfo | None = None,
+    limits: Limits | None = None,
+    seed: int | None = None,
+    guards: Sequence[Guard] = (),
+) -> Agent:
+    """Put an agent together. What is left out is the safe default; the session is a new one on disk.
+
+    `sandbox` defaults to the best one for the policy. Raises `ToolError` for a workspace that is no folder,
+    `SandboxUnavailable` where `sandbox_explicit` and there is none, `JournalError`, `UnknownToolError`.
+    """
+    place = Workspace(workspace)
+    policy = policy or Policy(place.root)
+    environment = scrubbed(os.environ)
+    chosen = sandbox or choose(
+        policy.sandbox.value, sandbox_explicit, workspace=place.root, environment=environment
+    )
+    session = session or Session.create()
+    context = ToolContext(
+        workspace=place, spill_dir=session.spill_directory, sandbox=chosen, environment=environment
+    )
+    enforced = chosen.effective == policy.sandbox.value
+    facts = facts or RunFacts(cwd=str(place.root), git=git)
+    facts = replace(
+        facts,
+        sandbox=SandboxInfo(
+            requested=policy.sandbox.value,
+            effective=chosen.effective,
+            network=chosen.network.value,
+            degraded=chosen.degraded,
+            reason=chosen.reason,
+        ),
+    )
+    return Agent(
+        backend,
+        session,
+        Toolbox(preset, default_tools(), context),
+        preset,
+        replace(policy, sandbox_enforced=enforced),
+        facts=facts,
+        limits=limits,
+        seed=seed,
+        guards=guards,
+    )

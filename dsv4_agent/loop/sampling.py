@@ -1,0 +1,193 @@
+"""One sampled turn: the backend's raw events become parsed events, exact ids and a finished message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+
+from dsv4_agent.backends.base import (
+    BackendEvent,
+    Finished,
+    GenerationUsage,
+    PrefixSynced,
+    Retrying,
+    SampledIds,
+    SampledText,
+)
+from dsv4_agent.backends.text import estimate_tokens
+from dsv4_agent.dsml.dialect import END_THINK, EOS
+from dsv4_agent.dsml.events import FinishReason, ParsedMessage, ParseEvent, TextDelta, ThinkingDelta
+from dsv4_agent.dsml.parse import StreamParser
+from dsv4_agent.dsml.schema import ToolSchema
+from dsv4_agent.dsml.segments import Segment
+from dsv4_agent.dsml.vocabulary import Vocabulary
+from dsv4_agent.loop.events import (
+    AgentMessageItem,
+    Event,
+    ItemCompleted,
+    ItemDelta,
+    ItemStarted,
+    Notice,
+    ReasoningItem,
+    Retry,
+    Usage,
+)
+from dsv4_agent.session.transcript import Entry, EntryKind
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Tokens a second; None where nothing was measured."""
+
+    prefill: float | None
+    decode: float | None
+
+
+class TurnSampler:
+    """Collects one assistant turn. Feed it the backend's events, then `finish` once."""
+
+    def __init__(
+        self,
+        turn: int,
+        tools: Mapping[str, ToolSchema],
+        *,
+        thinking: bool,
+        vocabulary: Vocabulary | None,
+        new_id: Callable[[], str],
+    ) -> None:
+        self.turn = turn
+        self.synced: PrefixSynced | None = None
+        self.usage = GenerationUsage()
+        self.reason = FinishReason.INTERRUPTED
+        self.finished = False
+        self._parser = StreamParser(tools, thinking=thinking, vocabulary=vocabulary)
+        self._vocabulary = vocabulary
+        self._end_think = vocabulary.id_of(END_THINK) if vocabulary is not None else None
+        self._thinking = thinking
+        self._new_id = new_id
+        self._ids: list[int] = []
+        self._text: list[str] = []
+        self._reasoning_ids = 0
+        self._open: ReasoningItem | AgentMessageItem | None = None
+        self._parts: list[str] = []
+        self._begin = self._first = self._last = monotonic()
+
+    def feed(self, event: BackendEvent) -> list[Event]:
+        """Take one event of the backend; returns what front ends should see of it."""
+        match event:
+            case SampledIds(ids):
+                self._count_reasoning(ids)
+                self._ids.extend(ids)
+                return self._show(self._parser.feed_ids(ids))
+            case SampledText(text):
+                self._text.append(text)
+                return self._show(self._parser.feed_text(text))
+            case PrefixSynced():
+                self.synced = event
+                self._first = monotonic()
+            case Retrying(attempt, maximum, reason, delay_ms):
+                return [Retry(attempt, maximum, reason, delay_ms)]
+            case Finished(reason, usage):
+                self.reason, self.usage, self.finished = reason, usage, True
+        return []
+
+    def finish(self) -> tuple[ParsedMessage, list[Event]]:
+        """End the turn with the reason the backend gave (interrupted if it never did)."""
+        self._last = monotonic()
+        message = self._parser.finish(self.reason)
+        events = self._close(message)
+        events.extend(Notice("repair", f"{repair.kind}: {repair.detail}") for repair in message.repairs)
+        if any(call.from_reasoning for call in message.calls):
+            events.append(Notice("call_from_reasoning", "a tool call came from inside the reasoning"))
+        return message, events
+
+    def entry(self, message: ParsedMessage) -> Entry:
+        """The turn as a transcript entry: the sampled ids themselves, never a rendering of `message`."""
+        text = self.text
+        shown: dict[str, object] = {"role": "assistant", "content": message.content}
+        if message.reasoning:
+            shown["reasoning_content"] = message.reasoning
+        if message.calls:
+            shown["tool_calls"] = [{"name": call.name, "arguments": call.arguments} for call in message.calls]
+        return Entry(
+            EntryKind.SAMPLED,
+            self.turn,
+            (Segment(text, True),) if text else (),
+            None if self._text or self._vocabulary is None else tuple(self._ids),
+            (shown,),
+            closed=text.endswith(EOS),
+            reasoning_tokens=self.reasoning_tokens(message),
+        )
+
+    @property
+    def text(self) -> str:
+        """What was sampled so far, special tokens spelt out."""
+        if self._text or self._vocabulary is None:
+            return "".join(self._text)
+        return b"".join(self._vocabulary.token_bytes(token) for token in self._ids).decode("utf-8", "replace")
+
+    def reasoning_tokens(self, message: ParsedMessage) -> int:
+        """Tokens before `</think>`, counted where there are ids, else estimated."""
+        return self._reasoning_ids if self._ids else estimate_tokens(message.reasoning)
+
+    def run_usage(self, message: ParsedMessage) -> Usage:
+        """The turn's usage; an interrupted turn counts what was sampled."""
+        usage = self.usage
+        output = usage.output_tokens or len(self._ids) or estimate_tokens(self.text)
+        cached = self.synced.reused if self.synced else usage.cached_input_tokens
+        return Usage(usage.input_tokens, cached, output, self.reasoning_tokens(message))
+
+    def speeds(self) -> Speeds:
+        """Measured speeds of a token backend."""
+        if self.synced is None:
+            return Speeds(None, None)
+        return Speeds(
+            _rate(self.synced.prefilled, self._first - self._begin),
+            _rate(len(self._ids), self._last - self._first),
+        )
+
+    def _count_reasoning(self, ids: Iterable[int]) -> None:
+        for token in ids:
+            if self._thinking:
+                self._reasoning_ids += 1
+                self._thinking = token != self._end_think
+
+    def _show(self, parsed: list[ParseEvent]) -> list[Event]:
+        events: list[Event] = []
+        for event in parsed:
+            match event:
+                case ThinkingDelta(text):
+                    events += self._delta(ReasoningItem, text)
+                case TextDelta(text):
+                    events += self._delta(AgentMessageItem, text)
+        return events
+
+    def _delta(self, kind: type[ReasoningItem] | type[AgentMessageItem], text: str) -> list[Event]:
+        events: list[Event] = []
+        if not isinstance(self._open, kind):
+            events += self._complete("".join(self._parts))
+            self._open = kind(self._new_id())
+            events.append(ItemStarted(self._open))
+        self._parts.append(text)
+        events.append(ItemDelta(self._open.id, text))
+        return events
+
+    def _complete(self, text: str) -> list[Event]:
+        item, self._open, self._parts = self._open, None, []
+        match item:
+            case ReasoningItem(id):
+                return [ItemCompleted(ReasoningItem(id, text, self._reasoning_ids or estimate_tokens(text)))]
+            case AgentMessageItem(id):
+                return [ItemCompleted(AgentMessageItem(id, text))]
+        return []
+
+    def _close(self, message: ParsedMessage) -> list[Event]:
+        """Complete the open item with the parser's final text, which may differ from its deltas."""
+        if isinstance(self._open, ReasoningItem):
+            return self._complete(message.reasoning)
+        return self._complete(message.content)
+
+
+def _rate(tokens: int, seconds: float) -> float | None:
+    return round(tokens / seconds, 1) if tokens and seconds > 0 else None
