@@ -42,29 +42,24 @@ def load_model(path: str | Path, dtype: torch.dtype = torch.float32, with_mtp: b
     if not file.is_file():
         raise CheckpointError("is missing.", "Copy it from the model's repository.", file=file)
     config = ModelConfig.from_file(file)
-    _check_vocabulary(checkpoint, config)
+    _check_sizes(checkpoint, config)
     with torch.device("meta"):
         expected = DeepseekV4(config, dtype=dtype, with_mtp=with_mtp).state_dict()
     _check_names(checkpoint, expected)
+    for name, target in expected.items():
+        checkpoint.check(name, target.dtype, tuple(target.shape))
     model = DeepseekV4(config, dtype=dtype, with_mtp=with_mtp)
     with torch.no_grad():
         for name, target in model.state_dict().items():
             target.copy_(_checked(checkpoint, config, name, target))
-    model.requires_grad_(True)
     return model.eval()
 
 
-def _check_vocabulary(checkpoint: Checkpoint, config: ModelConfig) -> None:
-    """The two largest numbers of the config, before a corrupt digit makes us build a giant."""
-    info = checkpoint.info("embed.weight")
-    expected = (config.vocab_size, config.hidden_size)
-    if info.shape != expected:
-        raise CheckpointError(
-            f"has shape {list(info.shape)} but config.json asks for {list(expected)}.",
-            "config.json and weights belong to different models; take both from one place.",
-            file=info.file,
-            tensor="embed.weight",
-        )
+def _check_sizes(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    """The sizes that decide how much there is to build, before a corrupt digit makes us build a giant."""
+    checkpoint.check("embed.weight", torch.float32, (config.vocab_size, config.hidden_size))
+    gate = (config.n_routed_experts, config.hidden_size)
+    checkpoint.check("layers.0.ffn.gate.weight", torch.float32, gate)
 
 
 def _check_names(checkpoint: Checkpoint, expected: Iterable[str]) -> None:

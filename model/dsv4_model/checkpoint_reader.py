@@ -26,6 +26,8 @@ _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16,
     "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
 }  # fmt: skip
+_FLOATS = ("BF16", "F16", "F32", "F8_E4M3", "I8")  # I8 is packed FP4
+_INTEGERS = ("I64", "I32")
 _MAX_HEADER = 100_000_000  # safetensors' own limit
 
 
@@ -92,42 +94,48 @@ class Checkpoint:
         ``shape`` is the logical shape the model expects; None skips that check.
 
         Raises:
-            CheckpointError: missing, misshapen or unreadable tensor, missing scale, unusable stored dtype.
+            CheckpointError: as `check`, or the bytes can't be read.
+        """
+        self.check(name, dtype, shape)
+        match self.tensors[name].dtype:
+            case "F8_E4M3":
+                return dequantize_fp8_blocks(self.stored(name), self.stored(scale_name_of(name)), dtype)
+            case "I8":
+                return dequantize_fp4(self.stored(name), self.stored(scale_name_of(name)), dtype)
+            case _:
+                return self.stored(name).to(dtype)
+
+    def check(self, name: str, dtype: torch.dtype, shape: tuple[int, ...] | None = None) -> None:
+        """Whether `tensor` could give ``name`` as ``dtype`` and ``shape``, from the headers alone.
+
+        Raises:
+            CheckpointError: missing or misshapen tensor or scale, unusable stored dtype.
         """
         info = self.info(name)
-        if dtype.is_floating_point != (info.dtype[0] in "FB" or info.dtype == "I8"):
-            raise self._wrong_dtype(name, info, dtype)
-        match info.dtype:
-            case "F8_E4M3":
-                self._check_shape(name, info, info.shape, shape)
-                scale = self._scale(name, info, (FP8_BLOCK, FP8_BLOCK), info.shape)
-                return dequantize_fp8_blocks(self.stored(name), scale, dtype)
-            case "I8":
-                logical = (*info.shape[:-1], 2 * info.shape[-1]) if info.shape else info.shape
-                self._check_shape(name, info, logical, shape)
-                scale = self._scale(name, info, (1, FP4_GROUP), logical)
-                return dequantize_fp4(self.stored(name), scale, dtype)
-            case "BF16" | "F16" | "F32" | "I64" | "I32":
-                self._check_shape(name, info, info.shape, shape)
-                return self.stored(name).to(dtype)
-            case _:
-                raise self._wrong_dtype(name, info, dtype)
-
-    def _check_shape(
-        self, name: str, info: TensorInfo, actual: tuple[int, ...], expected: tuple[int, ...] | None
-    ) -> None:
-        if info.dtype in ("F8_E4M3", "I8") and len(actual) != 2:
-            expected = expected or (0, 0)
-        if expected is not None and actual != tuple(expected):
-            packed = f" (stored packed as {list(info.shape)})" if actual != info.shape else ""
+        usable = _FLOATS if dtype.is_floating_point else _INTEGERS
+        if info.dtype not in usable:
             raise CheckpointError(
-                f"has shape {list(actual)}{packed} but config.json asks for {list(expected)}.",
+                f"is stored as {info.dtype}; expected one of {', '.join(usable)}.",
+                "Convert the checkpoint again from the official files.",
+                file=info.file,
+                tensor=name,
+            )
+        packed = info.dtype == "I8" and len(info.shape) == 2
+        actual = (info.shape[0], 2 * info.shape[1]) if packed else info.shape
+        quantized = info.dtype in ("F8_E4M3", "I8")
+        if (shape is not None and actual != tuple(shape)) or (quantized and len(actual) != 2):
+            note = f" (stored packed as {list(info.shape)})" if packed else ""
+            wanted = list(shape) if shape is not None else "a matrix"
+            raise CheckpointError(
+                f"has shape {list(actual)}{note} but the model needs {wanted}.",
                 "config.json and weights belong to different models; take both from one place.",
                 file=info.file,
                 tensor=name,
             )
+        if quantized:
+            self._check_scale(name, info, actual)
 
-    def _scale(self, name: str, info: TensorInfo, block: tuple[int, int], logical: tuple[int, ...]) -> Tensor:
+    def _check_scale(self, name: str, info: TensorInfo, logical: tuple[int, ...]) -> None:
         scale_name = scale_name_of(name)
         if scale_name not in self.tensors:
             raise CheckpointError(
@@ -144,7 +152,8 @@ class Checkpoint:
                 file=scale.file,
                 tensor=scale_name,
             )
-        expected = tuple(-(-size // step) for size, step in zip(logical, block, strict=True))
+        rows, columns = (1, FP4_GROUP) if info.dtype == "I8" else (FP8_BLOCK, FP8_BLOCK)
+        expected = (-(-logical[0] // rows), -(-logical[1] // columns))
         if scale.shape != expected:
             raise CheckpointError(
                 f"has shape {list(scale.shape)} but its weight needs {list(expected)}.",
@@ -152,16 +161,6 @@ class Checkpoint:
                 file=scale.file,
                 tensor=scale_name,
             )
-        return self.stored(scale_name)
-
-    def _wrong_dtype(self, name: str, info: TensorInfo, wanted: torch.dtype) -> CheckpointError:
-        kinds = "BF16, F16, F32, F8_E4M3 or packed FP4 (I8)" if wanted.is_floating_point else "I64 or I32"
-        return CheckpointError(
-            f"is stored as {info.dtype}; expected {kinds}.",
-            "Convert the checkpoint again from the official files.",
-            file=info.file,
-            tensor=name,
-        )
 
 
 def scale_name_of(weight: str) -> str:

@@ -96,9 +96,9 @@ def save_checkpoint(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        temporary.chmod(0o755)
         _write_tensors(temporary, _shards(tensors) if shard else {SINGLE_NAME: tensors}, shard)
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        _set_modes(temporary)
         _keep_other_files(path, temporary)
         _swap(temporary, path)
     except CheckpointError:
@@ -162,6 +162,14 @@ def _write_tensors(folder: Path, files: Mapping[str, dict[str, Tensor]], indexed
             "weight_map": {name: file for file, tensors in files.items() for name in tensors},
         }
         (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _set_modes(folder: Path) -> None:
+    """Both `mkdtemp` and safetensors create for the owner alone; config.json has what the umask grants."""
+    mode = (folder / "config.json").stat().st_mode & 0o777
+    for file in folder.iterdir():
+        file.chmod(mode)
+    folder.chmod(mode | 0o100 | (mode & 0o044) >> 2)
 
 
 def _keep_other_files(source: Path, target: Path) -> None:
