@@ -23,10 +23,10 @@ One file is a list of assistant turns, divided by a line `---` or `turn:`; each 
 
 `think`, `text`   what the model thinks and says; several of a kind are joined by a line break
 `call: TOOL`      a tool call; its arguments are the indented `name: value` lines below it. `true`, `false`,
-                  numbers, `null`, `[...]` and `{...}` are JSON, everything else is a string; quote a string in
+                  numbers, `null`, `[...]` and `{...}` are JSON, all else is a string; quote a string in
                   JSON's way to keep it one (`"true"`). `name: |` takes the deeper indented block below as the
                   string, without its last line break (`|+` keeps it).
-`raw: |`          model text as it is, special tokens and all, to play malformed output; the end of turn is not
+`raw: |`          model text as it is, special tokens and all, to play malformed output; no end of turn is
                   added to it
 `error: TEXT`     the model fails with this message (as its turn's last step)
 `delay: SECONDS`  a pause before what follows

@@ -16,12 +16,10 @@ from dataclasses import replace
 from time import monotonic
 
 from dsv4_agent.backends.base import Backend, BackendEvent, GenerationRequest, ModelError
-from dsv4_agent.dsml.dialect import END_THINK, EOS, Thinking
+from dsv4_agent.dsml.dialect import Thinking
 from dsv4_agent.dsml.events import ParsedCall, ParsedMessage
-from dsv4_agent.dsml.segments import Segment
-from dsv4_agent.dsml.turn import ToolResultText, UserText, opening, user_turn
-from dsv4_agent.loop.calls import INTERRUPTED, NOT_RUN, CallRunner
-from dsv4_agent.loop.context import RunFacts, breakdown, entry_tokens, environment_block
+from dsv4_agent.loop.calls import CallRunner
+from dsv4_agent.loop.context import RunFacts, breakdown, entry_tokens
 from dsv4_agent.loop.events import (
     EXIT_CODES,
     ContextUpdated,
@@ -64,7 +62,7 @@ from dsv4_agent.loop.toolbox import Toolbox
 from dsv4_agent.permissions.decision import Policy
 from dsv4_agent.session.journal import JournalError
 from dsv4_agent.session.session import Session
-from dsv4_agent.session.transcript import Entry, EntryKind, Message
+from dsv4_agent.session.transcript import EntryKind
 from dsv4_agent.version import __version__
 
 _log = logging.getLogger(__name__)
@@ -113,6 +111,8 @@ class Agent:
         self._interrupt = Interrupt()
         self._ids = itertools.count(1)
         self._cached = 0
+        self._pending: list[str] = []
+        self._author = Author(session, backend, preset, toolbox.functions, facts)
         self._calls = CallRunner(session, toolbox, policy, self._interrupt, self._new_id)
 
     def stop(self) -> None:
@@ -157,7 +157,7 @@ class Agent:
         yield self._init()
         if not prompt.strip():
             raise _StoppedError(Subtype.INPUT, "the prompt is empty: say what should be done")
-        self._open(prompt)
+        self._author.open(prompt)
         while True:
             self._heed(self._ask_before_turn(run))
             async with aclosing(self._turn(run)) as events:
@@ -169,7 +169,9 @@ class Agent:
                 yield Notice(verdict.kind, verdict.text)
             elif not self._pending:
                 return
-            self._answer(verdict)
+            note = verdict.text if isinstance(verdict, Inject) else None
+            self._author.answer(self._pending, note)
+            self._pending = []
 
     async def _turn(self, run: RunState) -> AsyncGenerator[Event, None]:
         """One assistant turn and its calls. Leaves `_outcome` and `_pending` (result texts) behind."""
@@ -205,7 +207,7 @@ class Agent:
         run.usage += usage
         run.answer = message.content.strip() or run.answer
         yield self._context(sampler)
-        self._pending: list[str] = [f"Error: {text}" for text in message.errors]
+        self._pending = [f"Error: {text}" for text in message.errors]
         # What could not be read as a call counts as one, so that the repeat guard sees it.
         done = [CallOutcome("unreadable", {}, text, changed=False) for text in self._pending]
         for index, call in enumerate(message.calls):
@@ -249,76 +251,6 @@ class Agent:
         async with aclosing(self._calls.run(turn, index, call)) as events:
             async for event in events:
                 yield event
-
-    def _open(self, prompt: str) -> None:
-        """Put the prompt in front of the model; on a new session, the frozen prefix before it."""
-        preset = self._preset
-        text = prompt
-        if self.session.transcript.last is None:
-            functions = self._toolbox.functions
-            segments = opening(
-                preset.system_prompt,
-                functions,
-                thinking=preset.thinking,
-                effort=preset.effort,
-                dialect=preset.dialect,
-            )
-            shown = {"role": "system", "content": preset.system_prompt, "tools": list(functions)}
-            self._append(EntryKind.PROMPT, segments, (shown,))
-            if preset.environment_block:
-                text = f"{environment_block(self._facts)}\n\n{prompt}"
-        self._say([], [text], EntryKind.USER)
-
-    def _answer(self, verdict: Verdict) -> None:
-        """Give the model its results, and what a guard wants to say."""
-        notes = [verdict.text] if isinstance(verdict, Inject) else []
-        kind = EntryKind.TOOL_RESULTS if self._pending else EntryKind.USER
-        self._say(self._pending, notes, kind, settled=True)
-        self._pending = []
-
-    def _say(
-        self, results: Sequence[str], texts: Sequence[str], kind: EntryKind, *, settled: bool = False
-    ) -> None:
-        """Append one user turn, first closing what an interrupted or cut turn left open."""
-        closing = self._closers()
-        if not settled:
-            results = [*results, *self._unanswered()]
-        blocks: list[UserText | ToolResultText] = [ToolResultText(text) for text in results]
-        blocks += [UserText(text) for text in texts]
-        segments = user_turn(blocks, thinking=self._preset.thinking, dialect=self._preset.dialect)
-        shown: list[Message] = [{"role": "tool", "content": text} for text in results]
-        shown += [{"role": "user", "content": text} for text in texts]
-        self._append(kind, [*closing, *segments], tuple(shown))
-
-    def _closers(self) -> list[Segment]:
-        last = self.session.transcript.last
-        if last is None or last.kind is EntryKind.PROMPT or last.closed:
-            return []
-        thinking = self._preset.thinking is Thinking.THINKING
-        unfinished = thinking and (not last.sampled or END_THINK not in last.text)
-        return [Segment((END_THINK if unfinished else "") + EOS, True)]
-
-    def _unanswered(self) -> list[str]:
-        """Results that an earlier, interrupted run of this session owes the model; nothing is run again."""
-        last = self.session.transcript.last
-        if last is None or not last.sampled or not last.messages:
-            return []
-        calls = last.messages[0].get("tool_calls")
-        texts: list[str] = []
-        for index, _ in enumerate(calls if isinstance(calls, list) else ()):
-            record = self.session.recorded_calls.get((last.turn, index))
-            if record is None:
-                texts.append(NOT_RUN)
-            else:
-                texts.append(record.result if record.result is not None else INTERRUPTED)
-        return texts
-
-    def _append(self, kind: EntryKind, segments: Sequence[Segment], messages: tuple[Message, ...]) -> None:
-        turn = self.session.transcript.turn
-        # What is put in front of the model leaves an assistant header open, so it is not `closed` either.
-        closed = kind is EntryKind.PROMPT
-        ids = self._backend.encode(segments)
-        self.session.append(Entry(kind, turn, tuple(segments), ids, messages, closed), sync=True)
 
     def _keep(self, sampler: TurnSampler) -> ParsedMessage:
         """Make what was sampled part of the transcript, however the turn ended."""
