@@ -18,6 +18,7 @@ from time import monotonic
 from dsv4_agent.backends.base import Backend, BackendEvent, GenerationRequest, ModelError
 from dsv4_agent.dsml.dialect import Thinking
 from dsv4_agent.dsml.events import ParsedCall, ParsedMessage
+from dsv4_agent.loop.author import Author
 from dsv4_agent.loop.calls import CallRunner
 from dsv4_agent.loop.context import RunFacts, breakdown, entry_tokens
 from dsv4_agent.loop.events import (

@@ -27,7 +27,7 @@ class Author:
     facts: RunFacts
 
     def open(self, prompt: str) -> None:
-        """Append a prompt; on a new session the frozen prefix first. Owed tool results go before the prompt."""
+        """Append a prompt; on a new session the frozen prefix first. Owed results go before it."""
         text = prompt
         if self.session.transcript.last is None:
             self._opening()
@@ -77,7 +77,7 @@ class Author:
         return [Segment((END_THINK if unfinished else "") + EOS, True)]
 
     def _owed_results(self) -> list[str]:
-        """Results of calls that an interrupted run left unanswered, from their records; nothing runs twice."""
+        """Recorded results of calls that an interrupted run left unanswered; nothing runs twice."""
         last = self.session.transcript.last
         if last is None or not last.sampled or not last.messages:
             return []
