@@ -23,6 +23,11 @@ class LineTracker:
         return not self._head
 
     @property
+    def line(self) -> str:
+        """The current line up to here (its first characters, when it is long)."""
+        return self._head
+
+    @property
     def fenced(self) -> bool:
         """A ``` or ~~~ fence is open."""
         return bool(self._fence)

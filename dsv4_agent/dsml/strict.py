@@ -11,7 +11,7 @@ from dsv4_agent.dsml import dialect as wire
 from dsv4_agent.dsml.dialect import Dialect, Tags, Thinking, tags_of
 from dsv4_agent.dsml.errors import StrictParseError
 
-# `$` also matches before a line break at the end: that is how the blank line of a call without parameters passes.
+# `$` also matches before a last line break: that is how the blank line of a call without parameters passes.
 _NAME = re.compile(r'^\s*name="(.*?)">\n$', re.DOTALL)
 _PARAMETER = re.compile(r'^ name="(.*?)" string="(true|false)">(.*?)<$', re.DOTALL)
 _FORBIDDEN = (wire.BOS, wire.EOS, wire.THINK, wire.END_THINK, wire.DSML)
