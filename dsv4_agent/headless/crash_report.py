@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import platform
 import tempfile
@@ -26,6 +27,18 @@ def write_crash_report(error: BaseException) -> Path | None:
                 file.write(text)
             return folder / name
     return None
+
+
+class CrashLog(logging.Handler):
+    """Keeps exceptions that inner layers logged and survived as reports instead of printing them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.report: Path | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and (error := record.exc_info[1]) is not None:
+            self.report = write_crash_report(error) or self.report
 
 
 def _folders() -> tuple[Path, ...]:

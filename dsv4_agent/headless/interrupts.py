@@ -28,7 +28,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._stop: Callable[[], None] | None = None
+        self._stop: Callable[[], object] | None = None
 
     def install(self) -> None:
         """Take over SIGINT, SIGTERM and SIGHUP; one ignored from the start, as under nohup, stays so."""
@@ -37,9 +37,13 @@ class Interrupts:
                 signal.signal(number, self._handle)
         signal.signal(signal.SIGALRM, self._give_up)
 
-    def on_signal(self, stop: Callable[[], None] | None) -> None:
+    def on_signal(self, stop: Callable[[], object] | None) -> None:
         """From now on call `stop` (in the main thread) rather than raise; None: raise again."""
         self._stop = stop
+
+    def settled(self) -> None:
+        """The run has stopped as asked: what is left may take its time."""
+        signal.alarm(0)
 
     @property
     def code(self) -> ExitCode:

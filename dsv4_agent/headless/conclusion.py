@@ -1,0 +1,86 @@
+"""How a run ends: the loop's result, seen against the repository and the user's conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dsv4_agent.headless.atomic_file import write_atomically
+from dsv4_agent.headless.exit_codes import Ending, ExitCode, OwnSubtype, exit_code
+from dsv4_agent.headless.failures import RunFailure
+from dsv4_agent.headless.git_state import Changes, Repository
+from dsv4_agent.headless.options import RunOptions
+from dsv4_agent.headless.plain_text import without_surrogates
+from dsv4_agent.headless.summary import append_summary
+from dsv4_agent.loop.events import RunResult, Subtype, to_json
+
+Result = dict[str, Any]
+
+
+def as_object(result: RunResult) -> Result:
+    """The published form of the loop's result."""
+    return dict(to_json(result))
+
+
+def failed(failure: RunFailure, session_id: str) -> Result:
+    """The result of a run that could not begin."""
+    empty = RunResult(
+        subtype=Subtype.INTERNAL, is_error=True, exit_code=1, result="", session_id=session_id,
+        num_turns=0, duration_ms=0,
+    )  # fmt: skip
+    return ended(as_object(empty), failure.ending, failure.line(), failure.code)
+
+
+def ended(result: Mapping[str, Any], ending: Ending, error: str | None, code: int | None = None) -> Result:
+    """`result` with another ending."""
+    number = exit_code(ending) if code is None else code
+    is_error = ending is not Subtype.SUCCESS
+    words = {"subtype": ending.value, "is_error": is_error, "exit_code": int(number), "error": error}
+    return {**result, **words}
+
+
+def conclude(result: Result, options: RunOptions, repository: Repository) -> Result:
+    """Add what became of the repository, apply the user's conditions, write the report files.
+
+    What goes wrong here becomes the ending of a run that was fine so far; it never hides an earlier error.
+    """
+    try:
+        changes = repository.changes()
+        result = _with_changes(result, changes, repository)
+        result = _judged(result, options, changes)
+        if options.patch_file is not None:
+            write_atomically(options.patch_file, changes.patch)
+        if options.last_message_file is not None:
+            write_atomically(options.last_message_file, without_surrogates(result["result"]).encode())
+    except RunFailure as failure:
+        if not result["is_error"]:
+            result = ended(result, failure.ending, failure.line(), failure.code)
+    if options.summary_file is not None:
+        try:
+            append_summary(options.summary_file, result)
+        except RunFailure as failure:
+            if not result["is_error"]:
+                result = ended(result, failure.ending, failure.line(), failure.code)
+    return result
+
+
+def _with_changes(result: Result, changes: Changes, repository: Repository) -> Result:
+    outcome = repository.outcome(changes)
+    git: Result | None = None
+    if outcome is not None:
+        git = {"base": outcome.base, "head": outcome.head, "commits": list(outcome.commits)}
+        git["diffstat"] = dict(outcome.diffstat)
+    return {**result, "files_changed": list(changes.files), "git": git}
+
+
+def _judged(result: Result, options: RunOptions, changes: Changes) -> Result:
+    if result["is_error"]:
+        return result
+    if options.fail_on_denied and (denials := result["permission_denials"]):
+        first = denials[0]
+        more = f" and {len(denials) - 1} more" if len(denials) > 1 else ""
+        error = f"denied: {first['tool']} ({first['reason']}){more}. Allow it with --allowed-tools."
+        return ended(result, Subtype.DENIED, error, ExitCode.DENIED)
+    if options.fail_if_no_changes and not changes.files:
+        return ended(result, OwnSubtype.NO_CHANGES, "no file was changed (--fail-if-no-changes)")
+    return result

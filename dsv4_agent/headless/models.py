@@ -1,0 +1,110 @@
+"""From `--model` to a backend and the preset that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from dsv4_agent.backends.base import Backend, BackendEvent, Conversation, GenerationRequest
+from dsv4_agent.backends.inprocess import InProcessBackend
+from dsv4_agent.dsml.dialect import Thinking
+from dsv4_agent.headless.failures import RunFailure
+from dsv4_agent.headless.options import Effort, RunOptions
+from dsv4_agent.loop.events import Subtype
+from dsv4_agent.loop.preset import Preset, default_preset, nano_preset
+from dsv4_agent.permissions.rules import RuleError, parse_rule
+
+NANO: Final = "nano"
+_SCRIPTED: Final = "scripted:"
+_LOCAL_PACKAGES: Final = frozenset({"torch", "safetensors", "tokenizers", "numpy"})
+_RELEASED_VOCABULARY: Final = 129_280  # a smaller one can only be V4-Nano's: see dsv4_model.nano
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """A model that is ready to answer. `notes` are lines for the user."""
+
+    backend: Backend
+    preset: Preset
+    notes: tuple[str, ...] = ()
+
+
+class _Unconstrained(InProcessBackend):
+    """Samples freely: what is malformed is then repaired or refused by the parser."""
+
+    def generate(self, conversation: Conversation, request: GenerationRequest) -> AsyncIterator[BackendEvent]:
+        return super().generate(conversation, replace(request, constrain=False))
+
+
+def open_model(options: RunOptions) -> OpenedModel:
+    """Load the model. Raises `RunFailure`: 52 for one that isn't there, 1 for a damaged checkpoint."""
+    if options.model.startswith(_SCRIPTED):
+        backend = _scripted(Path(options.model.removeprefix(_SCRIPTED)))
+        return _with_options(backend, default_preset(), options)
+    if options.model != NANO and not Path(options.model).is_dir():
+        cause = f"there is no model {options.model!r}"
+        raise RunFailure(Subtype.CONFIG, cause, "Use nano, a checkpoint folder, or scripted:FILE.")
+    backend, is_nano = _in_process(options)
+    return _with_options(backend, nano_preset() if is_nano else default_preset(), options)
+
+
+def _with_options(backend: Backend, preset: Preset, options: RunOptions) -> OpenedModel:
+    notes: list[str] = []
+    if options.effort is not None and preset.name == NANO:
+        notes.append("the built-in model was trained with one way of thinking: --effort has no effect")
+    elif options.effort is Effort.OFF:
+        preset = replace(preset, thinking=Thinking.CHAT)
+    elif options.effort is not None:
+        preset = replace(preset, effort=options.effort.value)
+    if options.temperature is not None:
+        preset = replace(preset, temperature=options.temperature)
+    if options.top_p is not None:
+        preset = replace(preset, top_p=options.top_p)
+    if options.tools is not None:
+        preset = replace(preset, tools=_tool_names(options.tools))
+    return OpenedModel(backend, preset, tuple(notes))
+
+
+def _tool_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Our names for tools that may be called by the names other agents use (`Bash`, `Read`)."""
+    try:
+        return tuple(dict.fromkeys(parse_rule(name).tool for name in names))
+    except RuleError as error:
+        raise RunFailure(
+            Subtype.INPUT, str(error), "Give names to --tools, rules to --allowed-tools."
+        ) from error
+
+
+def _scripted(path: Path) -> Backend:
+    from dsv4_agent.backends.scripted import ScriptedBackend, ScriptError
+
+    try:
+        return ScriptedBackend.from_file(path)
+    except ScriptError as error:
+        raise RunFailure(Subtype.CONFIG, str(error), "See dsv4 help scripted.") from error
+
+
+def _in_process(options: RunOptions) -> tuple[Backend, bool]:
+    try:
+        from dsv4_model.checkpoint_reader import CheckpointError
+        from dsv4_model.config import ConfigError
+        from dsv4_model.engine import Engine, EngineError
+        from dsv4_model.tokenizer import TokenizerError
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in _LOCAL_PACKAGES:
+            raise
+        cause = f"running a model here needs the package {error.name}, which is not installed"
+        raise RunFailure(Subtype.CONFIG, cause, "Run: pip install 'dsv4-agent[local]'") from error
+    try:
+        engine = Engine.load(options.model if options.model == NANO else Path(options.model))
+    except CheckpointError as error:
+        raise RunFailure(Subtype.MODEL, str(error)) from error
+    except (ConfigError, TokenizerError, EngineError) as error:
+        raise RunFailure(Subtype.CONFIG, str(error)) from error
+    except MemoryError as error:
+        cause = f"the model {options.model} does not fit into memory"
+        raise RunFailure(Subtype.MODEL, cause, "Use a smaller model or a larger machine.") from error
+    is_nano = options.model == NANO or engine.config.vocab_size < _RELEASED_VOCABULARY
+    return (InProcessBackend if options.grammar else _Unconstrained)(engine), is_nano
