@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsv4_model.attention_core import sink_attention
@@ -18,7 +17,7 @@ __all__ = ["Attention", "Span"]
 
 
 class Span:
-    """Positions ``start .. start + count - 1`` of one call, with what all layers of a type share: masks, angles."""
+    """Positions ``start .. start + count - 1`` of one call, with the masks and angles that layers share."""
 
     def __init__(self, start: int, count: int, ropes: dict[int, RopeTable], device: torch.device) -> None:
         self.start = start
@@ -76,18 +75,27 @@ class Attention(nn.Module):
         self.indexer = Indexer(config, dtype) if ratio == CSA_RATIO else None
 
     def forward(self, x: Tensor, span: Span, state: LayerState) -> tuple[Tensor, LayerState]:
-        """Attend from normalised ``x [B, S, d]``; returns the site's output ``[B, S, d]`` and the new state."""
+        """Attend from normalised ``x [B, S, d]``; returns the output ``[B, S, d]`` and the new state."""
         cos, sin = span.angles(self.ratio)
         head_cos, head_sin = cos.unsqueeze(1), sin.unsqueeze(1)
         qr = self.q_norm(self.wq_a(x))
-        q = rms_normalize(self.wq_b(qr).unflatten(-1, (self.heads, self.size)), self.eps)
+        q = rms_normalize(self.wq_b(qr).view(*x.shape[:2], self.heads, self.size), self.eps)
         q = rotate(q, head_cos, head_sin)
         kv = self._cache_rounding(rotate(self.kv_norm(self.wkv(x)), cos, sin))
         rows = kv if state.window.shape[1] == 0 else torch.cat((state.window, kv), 1)
         state = self._advance(x, span, state)
         state.window = rows[:, max(0, rows.shape[1] - (self.window - 1)) :]
-        entries, selected = self._select(x, qr, span, state)
-        out = sink_attention(q, rows, entries, selected, self.attn_sink, scale=self.scale, window=self.window)
+        entries, visible = self._select(x, qr, span, state)
+        out = sink_attention(
+            q,
+            rows,
+            entries,
+            visible,
+            self.attn_sink,
+            scale=self.scale,
+            window=self.window,
+            reach=lambda queries: (span.start + queries) // self.ratio,
+        )
         return self._project(rotate(out, head_cos, head_sin, inverse=True)), state
 
     def _advance(self, x: Tensor, span: Span, state: LayerState) -> LayerState:
@@ -108,7 +116,7 @@ class Attention(nn.Module):
     def _select(
         self, x: Tensor, qr: Tensor, span: Span, state: LayerState
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Entries to attend to and which query may use which: ``[S, n]``, ``[B, S, n]`` or ``None`` for all."""
+        """Entries to attend to and who sees which: ``[S, n]``, ``[B, S, n]``, or ``None`` for all."""
         entries = state.entries
         if entries is None or entries.shape[1] == 0:
             return None, None
@@ -127,18 +135,17 @@ class Attention(nn.Module):
             return kv
         from dsv4_model.quantization import fp8_round_trip
 
-        plain, rotary = kv.split((self.size - self.rotary, self.rotary), -1)
+        plain, rotary = kv[..., : -self.rotary], kv[..., -self.rotary :]
         return torch.cat((fp8_round_trip(plain, self.KV_GROUP), rotary), -1)
 
     def _project(self, out: Tensor) -> Tensor:
         """Grouped output projection of ``[B, S, H, D]``."""
         batch, count = out.shape[:2]
-        if self.groups == 1:
-            return self.wo_b(F.linear(out.flatten(2), self.wo_a.weight))
         grouped = out.reshape(batch * count, self.groups, -1).transpose(0, 1)
         weight = self.wo_a.weight.view(self.groups, -1, grouped.shape[-1])
         latent = torch.bmm(grouped, weight.transpose(1, 2)).transpose(0, 1)
-        return self.wo_b(latent.reshape(batch, count, -1))
+        projected: Tensor = self.wo_b(latent.reshape(batch, count, -1))
+        return projected
 
 
 def _append(old: Tensor, new: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ __all__ = ["Compressor"]
 class Compressor(nn.Module):
     """Per-channel softmax pooling of token blocks into normalised, rotated entries.
 
-    Each token gives a value and a gate. HCA pools the ``ratio`` tokens of a block. CSA pools ``2 * ratio`` slots: the
-    first channel half of the previous block's tokens, then the second half of the block's own.
+    Each token gives a value and a gate. HCA pools the ``ratio`` tokens of a block. CSA pools ``2 * ratio``
+    slots: the first channel half of the previous block's tokens, then the second half of the block's own.
     """
 
     def __init__(self, config: ModelConfig, ratio: int, size: int, dtype: torch.dtype) -> None:
@@ -63,14 +63,15 @@ class Compressor(nn.Module):
 
     def _pool(self, values: Tensor, gates: Tensor, closed: int) -> Tensor:
         if not self.overlap:
-            span = closed * self.ratio
-            values = values[:, :span].unflatten(1, (closed, self.ratio))
-            gates = gates[:, :span].unflatten(1, (closed, self.ratio))
+            values = self._blocks(values, closed)
+            gates = self._blocks(gates, closed)
         else:
-            span = (closed + 1) * self.ratio
-            values = self._overlapped(values[:, :span].unflatten(1, (closed + 1, self.ratio)))
-            gates = self._overlapped(gates[:, :span].unflatten(1, (closed + 1, self.ratio)))
+            values = self._overlapped(self._blocks(values, closed + 1))
+            gates = self._overlapped(self._blocks(gates, closed + 1))
         return (gates.softmax(2) * values).sum(2)
+
+    def _blocks(self, rows: Tensor, count: int) -> Tensor:
+        return rows[:, : count * self.ratio].reshape(rows.shape[0], count, self.ratio, rows.shape[2])
 
     def _overlapped(self, blocks: Tensor) -> Tensor:
         return torch.cat((blocks[:, :-1, :, : self.size], blocks[:, 1:, :, self.size :]), 2)

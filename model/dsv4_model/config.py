@@ -1,4 +1,4 @@
-"""Model configuration: the official ``config.json`` (and ``inference/config.json``) as one frozen dataclass."""
+"""Model configuration: the official ``config.json`` or ``inference/config.json`` as a frozen dataclass."""
 
 from __future__ import annotations
 

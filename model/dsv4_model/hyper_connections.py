@@ -1,107 +1,148 @@
-"""Manifold-constrained hyper-connections: the residual streams, their mixing maps and the final collapse."""
+"""Manifold-constrained hyper-connections: the residual streams, their mixing maps and the final collapse.
+
+Maps keep the token axis last: sums over 4 values are then vector additions over tokens, ten times faster on a
+CPU than reductions of 4 neighbouring numbers.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-
-from dsv4_model.norm import linear_fp32
 
 __all__ = ["Mixing", "collapse", "mixing", "post", "pre", "sinkhorn"]
 
 
-class Mixing:
-    """Per-token maps of one site, token axes last: ``pre [h, ...]``, ``post [h, ...]``, ``comb [h, h, ...]``."""
+class Mixing(NamedTuple):
+    """The maps of one site for N tokens: ``pre [h, N]``, ``post [h, N]``, ``comb [h (j), h (k), N]``."""
 
-    __slots__ = ("comb", "post", "pre")
+    pre: Tensor
+    post: Tensor
+    comb: Tensor
 
-    def __init__(self, pre: Tensor, post: Tensor, comb: Tensor) -> None:
-        self.pre = pre
-        self.post = post
-        self.comb = comb
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast off for what the model defines in fp32."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+@lru_cache(maxsize=8)
+def _group_sums(h: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """0/1 matrices that replace each of h*h numbers by its column's sum, and by its row's sum."""
+    ones, eye = torch.ones(h, h, device=device), torch.eye(h, device=device)
+    return torch.kron(ones, eye), torch.kron(eye, ones)
 
 
 class _Sinkhorn(torch.autograd.Function):
-    """Alternating normalisation with an analytic gradient: two small tensors a half-step are kept.
+    """Alternating normalisation with an analytic gradient.
 
     For ``y = c / (sum(c) + eps)`` the gradient is ``(dy - sum(dy * y)) / (sum(c) + eps)``.
     """
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, iterations: int, eps: float) -> Tensor:
+    def forward(ctx: Any, matrix: Tensor, iterations: int, eps: Tensor) -> Tensor:
+        h = int(matrix.shape[0] ** 0.5)
+        sums = _group_sums(h, matrix.device)
         saved: list[Tensor] = []
         for step in range(2 * iterations - 1):
-            axis = step % 2  # column sums run over axis 0 (rows j), row sums over axis 1 (columns k)
-            inverse = (matrix.sum(axis, keepdim=True) + eps).reciprocal_()
-            matrix = matrix * inverse
-            saved += (matrix, inverse)
-        ctx.save_for_backward(*saved)
+            total = torch.addmm(eps, sums[step % 2], matrix)
+            matrix = matrix / total
+            saved += (matrix, total)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(*saved)
         return matrix
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        grad = grads[0]
-        saved = ctx.saved_tensors
+        grad, saved = grads[0].clone(), ctx.saved_tensors
+        h = int(grad.shape[0] ** 0.5)
+        sums = _group_sums(h, grad.device)
+        product = torch.empty_like(grad)
         for step in range(len(saved) // 2 - 1, -1, -1):
-            matrix, inverse = saved[2 * step], saved[2 * step + 1]
-            grad = (grad - (grad * matrix).sum(step % 2, keepdim=True)) * inverse
+            matrix, total = saved[2 * step], saved[2 * step + 1]
+            torch.mul(grad, matrix, out=product)
+            grad.addmm_(sums[step % 2], product, alpha=-1).div_(total)
         return grad, None, None
 
 
 def sinkhorn(logits: Tensor, iterations: int, eps: float) -> Tensor:
-    """Nearly doubly stochastic matrices from ``logits [h, h, ...]`` (row j, column k, tokens last).
+    """Nearly doubly stochastic matrices from ``logits [h, h, N]`` (row j, column k).
 
-    Row softmax plus ``eps``, a column normalisation, then ``iterations - 1`` row and column normalisations: the
-    last one is by column, and ``eps`` stands in every denominator because the model was trained so.
+    Row softmax plus ``eps``, a column normalisation, then ``iterations - 1`` row and column normalisations:
+    the last is by column, and ``eps`` stands in every denominator because the model was trained so.
     """
-    start = logits.softmax(1) + eps
-    if torch.is_grad_enabled() and start.requires_grad:
-        balanced: Tensor = _Sinkhorn.apply(start, iterations, eps)  # type: ignore[no-untyped-call]
-        return balanced
-    for step in range(2 * iterations - 1):
-        start = start / (start.sum(step % 2, keepdim=True) + eps)
-    return start
+    start = (logits.softmax(1) + eps).flatten(0, 1)
+    floor = start.new_full((1, 1), eps)
+    balanced: Tensor = _Sinkhorn.apply(start, iterations, floor)  # type: ignore[no-untyped-call]
+    return balanced.view_as(logits)
 
 
 def _raw_maps(streams: Tensor, fn: Tensor, norm_eps: float) -> Tensor:
-    """``fn @ v / rms(v)`` over the flattened streams, ``[maps, B, S]`` in fp32."""
-    flat = streams.flatten(2).float()
-    scale = torch.rsqrt(flat.square().mean(-1) + norm_eps)
-    return linear_fp32(flat, fn).permute(2, 0, 1).contiguous() * scale
+    """``fn @ v / rms(v)`` over the flattened streams of ``[N, h, d]``: ``[maps, N]`` in fp32."""
+    flat = streams.flatten(1).float()
+    power = torch.linalg.vector_norm(flat, dim=1).square() / flat.shape[1]
+    return F.linear(flat, fn).t().contiguous() * torch.rsqrt(power + norm_eps)
 
 
 def mixing(
     streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, *, iterations: int, eps: float, norm_eps: float
 ) -> Mixing:
-    """The three maps of one site for ``streams [B, S, h, d]``; fp32."""
-    h = streams.shape[2]
-    maps = _raw_maps(streams, fn, norm_eps)
-    bias = base.view(-1, 1, 1)
-    gate_pre = torch.sigmoid(maps[:h] * scale[0] + bias[:h]) + eps
-    gate_post = 2 * torch.sigmoid(maps[h : 2 * h] * scale[1] + bias[h : 2 * h])
-    logits = maps[2 * h :] * scale[2] + bias[2 * h :]
-    return Mixing(gate_pre, gate_post, sinkhorn(logits.unflatten(0, (h, h)), iterations, eps))
+    """The three maps of one site for ``streams [N, h, d]``; fp32."""
+    h = streams.shape[1]
+    with full_precision(streams):
+        maps = _raw_maps(streams, fn, norm_eps)
+        factors = scale.repeat_interleave(scale.new_tensor((h, h, h * h), dtype=torch.long))
+        maps = torch.addcmul(base.unsqueeze(1), maps, factors.unsqueeze(1))
+        gates = torch.sigmoid(maps[: 2 * h])
+        comb = sinkhorn(maps[2 * h :].view(h, h, -1), iterations, eps)
+    return Mixing(gates[:h] + eps, 2 * gates[h:], comb)
 
 
 def pre(streams: Tensor, gate: Tensor) -> Tensor:
-    """Weighted sum of the streams, ``[B, S, d]`` in their dtype; ``gate [h, B, S]``."""
-    return (gate.permute(1, 2, 0).unsqueeze(-1) * streams).sum(2).to(streams.dtype)
+    """Weighted sum of ``streams [N, h, d]`` with ``gate [h, N]``: ``[N, d]`` in the dtype of the streams."""
+    with full_precision(streams):
+        return torch.bmm(gate.t().contiguous().unsqueeze(1), streams.float()).squeeze(1).to(streams.dtype)
+
+
+class _Post(torch.autograd.Function):
+    """``out[k] = post_k * y + sum_j comb[j, k] * stream_j`` with every gradient a small batched product."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, streams: Tensor, weights: Tensor, comb: Tensor) -> Tensor:
+        ctx.save_for_backward(y, streams, weights, comb)
+        return torch.bmm(comb, streams).addcmul_(weights.unsqueeze(2), y.unsqueeze(1))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        y, streams, weights, comb = ctx.saved_tensors
+        grad = grads[0]
+        return (
+            torch.bmm(weights.unsqueeze(1), grad).squeeze(1),
+            torch.bmm(comb.transpose(1, 2), grad),
+            torch.bmm(grad, y.unsqueeze(2)).squeeze(2),
+            torch.bmm(grad, streams.transpose(1, 2)),
+        )
 
 
 def post(y: Tensor, streams: Tensor, maps: Mixing) -> Tensor:
-    """New streams ``[B, S, h, d]``: stream k gets ``post_k * y + sum_j comb[j, k] * stream_j``."""
-    comb = maps.comb.permute(0, 2, 3, 1).unsqueeze(-1)  # [j, B, S, k, 1]
-    out = maps.post.permute(1, 2, 0).unsqueeze(-1) * y.unsqueeze(2)
-    for j in range(streams.shape[2]):
-        out = out + comb[j] * streams[:, :, j : j + 1]
-    return out.to(streams.dtype)
+    """New streams ``[N, h, d]`` from the site's output ``y [N, d]`` and the old streams."""
+    with full_precision(streams):
+        comb = maps.comb.permute(2, 1, 0).contiguous()  # [N, k, j]
+        mixed: Tensor = _Post.apply(  # type: ignore[no-untyped-call]
+            y.float(), streams.float(), maps.post.t().contiguous(), comb
+        )
+    return mixed.to(streams.dtype)
 
 
 def collapse(
     streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, *, eps: float, norm_eps: float
 ) -> Tensor:
-    """``hc_head``: the streams become one vector a token, ``[B, S, d]``."""
-    maps = _raw_maps(streams, fn, norm_eps)
-    return pre(streams, torch.sigmoid(maps * scale + base.view(-1, 1, 1)) + eps)
+    """``hc_head``: ``streams [N, h, d]`` become one vector a token, ``[N, d]``."""
+    with full_precision(streams):
+        maps = _raw_maps(streams, fn, norm_eps)
+        return pre(streams, torch.sigmoid(torch.addcmul(base.unsqueeze(1), maps, scale)) + eps)

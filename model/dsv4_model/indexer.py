@@ -65,15 +65,15 @@ class Indexer(nn.Module):
 
     def scores(self, x: Tensor, qr: Tensor, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Unmasked index scores ``[B, S, n]`` (fp32)."""
-        q = self.wq_b(qr).unflatten(-1, (self.heads, self.size))
+        q = self.wq_b(qr).view(*qr.shape[:2], self.heads, self.size)
         q = self._coarse(rotate(q, cos.unsqueeze(1), sin.unsqueeze(1)))
         weights = self.weights_proj(x).float() * self.scale
         products = torch.matmul(q.flatten(1, 2), keys.to(q.dtype).transpose(1, 2)).relu_()
-        products = products.float().unflatten(1, (-1, self.heads))
+        products = products.float().view(*q.shape[:3], -1)
         return torch.einsum("bsh,bshn->bsn", weights, products)
 
     def _coarse(self, x: Tensor) -> Tensor:
-        """Hadamard and FP4 round trip; without quantisation the (orthogonal) Hadamard cancels and is left out."""
+        """Hadamard and FP4 round trip; without quantisation the Hadamard cancels and is left out."""
         if not self.simulate_quantization:
             return x
         from dsv4_model.quantization import fp4_round_trip, hadamard

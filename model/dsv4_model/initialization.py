@@ -17,9 +17,9 @@ def initialize(model: nn.Module, config: ModelConfig, generator: torch.Generator
     """Fill all parameters of ``model`` (official names) in place.
 
     Matrices are normal with standard deviation ``1 / sqrt(fan_in)``; what writes into the streams (``wo_b``,
-    ``w2``) is scaled down by ``1 / sqrt(2 L)``; the table and head take ``initializer_range``. Hyper-connections start as
-    a plain residual: read the mean of the streams, write to all of them, keep each where it is. Hash tables give every
-    token ``num_experts_per_tok`` different experts.
+    ``w2``) is scaled down by ``1 / sqrt(2 L)``; the table and head take ``initializer_range``. The maps
+    start as a plain residual: read the mean of the streams, write to all of them, keep each where it is. Hash
+    tables give every token ``num_experts_per_tok`` different experts.
     """
     depth = 1 / math.sqrt(2 * config.num_hidden_layers)
     for name, parameter in model.named_parameters():

@@ -63,7 +63,8 @@ class Expert(nn.Module):
         inner = F.silu(gate) * value
         if weight is not None:
             inner = inner * weight
-        return self.w2(inner.to(x.dtype))
+        out: Tensor = self.w2(inner.to(x.dtype))
+        return out
 
 
 class MoE(nn.Module):
@@ -79,18 +80,19 @@ class MoE(nn.Module):
         """``x [B, S, d]`` with token ids ``[B, S]``; the result has the dtype of ``x``."""
         flat = x.flatten(0, 1)
         weights, experts = self.gate(flat, ids.flatten())
-        # One sort groups all (token, slot) pairs by expert: one gather, one matmul a used expert, one scatter.
+        # One sort groups the (token, slot) pairs by expert: one gather, a matmul a used expert, one scatter.
         slots = experts.shape[1]
         owners = experts.flatten()
         order = owners.argsort(stable=True)
         tokens = order // slots
         counts = owners.bincount(minlength=len(self.experts)).tolist()
-        inputs = flat.index_select(0, tokens).split(counts)
-        scales = weights.flatten().index_select(0, order).unsqueeze(1).split(counts)
+        inputs = torch.split(flat.index_select(0, tokens), counts)
+        scales = torch.split(weights.flatten().index_select(0, order).unsqueeze(1), counts)
         outputs = [
             expert(part, scale)
             for expert, part, scale in zip(self.experts, inputs, scales, strict=True)
             if part.shape[0]
         ]
         total = self.shared_experts(flat).float().index_add(0, tokens, torch.cat(outputs).float())
-        return total.to(x.dtype).view_as(x)
+        out: Tensor = total.to(x.dtype).view_as(x)
+        return out

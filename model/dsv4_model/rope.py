@@ -1,4 +1,4 @@
-"""Rotary positions: YaRN frequencies, cached tables, and the partial interleaved rotation with its inverse."""
+"""Rotary positions: YaRN frequencies, cached tables, partial interleaved rotation and its inverse."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rope_frequencies(dim: int, theta: float, yarn: YarnScaling | None) -> Tensor
 
 
 class RopeTable:
-    """Cosines and sines of one layer type, computed once and grown on demand; never part of the state dict."""
+    """Cosines and sines of one layer type, computed once, grown on demand; not part of the state dict."""
 
     def __init__(self, dim: int, theta: float, yarn: YarnScaling | None) -> None:
         self._frequencies = rope_frequencies(dim, theta, yarn)
@@ -59,9 +59,9 @@ class RopeTable:
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     width = 2 * cos.shape[-1]
     out = x.clone(memory_format=torch.contiguous_format)
-    pairs = x[..., -width:].unflatten(-1, (-1, 2)).float()
+    pairs = x[..., -width:].view(*x.shape[:-1], -1, 2).float()
     even, odd = pairs[..., 0], pairs[..., 1]
-    target = out[..., -width:].unflatten(-1, (-1, 2))
+    target = out[..., -width:].view(*out.shape[:-1], -1, 2)
     target[..., 0] = even * cos - odd * sin
     target[..., 1] = even * sin + odd * cos
     return out

@@ -15,10 +15,11 @@ __all__ = ["BlockRows", "LayerState", "State"]
 
 @dataclass(slots=True)
 class BlockRows:
-    """Compressor input rows that still matter: those of the unfinished block, and for CSA of the block before.
+    """Compressor inputs that still matter: rows of the unfinished block, and for CSA of the block before.
 
-    ``values`` and ``gates`` are fp32 ``[B, rows, channels]``; gates include the position bias. A CSA compressor
-    always holds the ``ratio`` rows of the previous block first; before block 0 they are value 0, gate -inf.
+    ``values`` and ``gates`` are fp32 ``[B, rows, channels]``; gates include the position bias. A CSA
+    compressor always holds the ``ratio`` rows of the previous block first; before block 0 they are value 0,
+    gate -inf.
     """
 
     values: Tensor
@@ -33,8 +34,8 @@ class BlockRows:
 class LayerState:
     """State of one layer; absent parts are ``None``.
 
-    ``window``: ``[B, <= sliding_window - 1, head_dim]`` rotated KV rows of the last positions (a query brings its
-    own row). ``entries``: ``[B, n, head_dim]`` compressed entries, append-only. ``index_keys``:
+    ``window``: ``[B, <= sliding_window - 1, head_dim]`` rotated KV rows of the last positions (a query brings
+    its own row). ``entries``: ``[B, n, head_dim]`` compressed entries, append-only. ``index_keys``:
     ``[B, n, index_head_dim]``, append-only.
     """
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dsv4_model import hyper_connections as hc
 from dsv4_model.attention import Attention, Span
 from dsv4_model.config import ModelConfig
+from dsv4_model.indexer import Indexer
 from dsv4_model.initialization import initialize
 from dsv4_model.moe import MoE
 from dsv4_model.norm import Linear, RMSNorm, linear_fp32
@@ -53,12 +54,16 @@ class Block(nn.Module):
         self, streams: Tensor, ids: Tensor, span: Span, state: LayerState
     ) -> tuple[Tensor, LayerState]:
         """``streams [B, S, h, d]`` and token ids ``[B, S]`` to new streams and the layer's new state."""
-        maps = self._mixing(streams, self.hc_attn_fn, self.hc_attn_base, self.hc_attn_scale)
-        y, state = self.attn(self.attn_norm(hc.pre(streams, maps.pre)), span, state)
-        streams = hc.post(y, streams, maps)
-        maps = self._mixing(streams, self.hc_ffn_fn, self.hc_ffn_base, self.hc_ffn_scale)
-        y = self.ffn(self.ffn_norm(hc.pre(streams, maps.pre)), ids)
-        return hc.post(y, streams, maps), state
+        shape = streams.shape
+        flat = streams.flatten(0, 1)
+        maps = self._mixing(flat, self.hc_attn_fn, self.hc_attn_base, self.hc_attn_scale)
+        x = self.attn_norm(hc.pre(flat, maps.pre)).view(shape[0], shape[1], shape[3])
+        y, state = self.attn(x, span, state)
+        flat = hc.post(y.flatten(0, 1), flat, maps)
+        maps = self._mixing(flat, self.hc_ffn_fn, self.hc_ffn_base, self.hc_ffn_scale)
+        x = self.ffn_norm(hc.pre(flat, maps.pre)).view(shape[0], shape[1], shape[3])
+        y = self.ffn(x, ids)
+        return hc.post(y.flatten(0, 1), flat, maps).view(shape), state
 
     def _mixing(self, streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor) -> hc.Mixing:
         c = self.config
@@ -68,7 +73,7 @@ class Block(nn.Module):
 
 
 class MtpBlock(Block):
-    """Multi-token prediction: joins final streams at t with the embedding of token t + 1 and runs one layer."""
+    """Multi-token prediction: joins the streams at t with the embedding of token t + 1; one layer."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__(config, 0, dtype, hashed=False)
@@ -83,15 +88,17 @@ class MtpBlock(Block):
         self.hc_head_scale = nn.Parameter(torch.ones(1))
 
     def join(self, streams: Tensor, embedded: Tensor) -> Tensor:
-        """Input streams of the block from main streams ``[B, S, h, d]`` and next-token embeddings ``[B, S, d]``."""
-        return self.e_proj(self.enorm(embedded)).unsqueeze(2) + self.h_proj(self.hnorm(streams))
+        """Input streams from main streams ``[B, S, h, d]`` and next-token embeddings ``[B, S, d]``."""
+        joined: Tensor = self.e_proj(self.enorm(embedded)).unsqueeze(2) + self.h_proj(self.hnorm(streams))
+        return joined
 
 
 class DeepseekV4(nn.Module):
     """The whole model under official parameter names.
 
-    ``dtype`` is that of streams and large matrices; hyper-connections, sinks, position biases and routing biases
-    stay fp32. Parameters are initialised by `reset_parameters`, or left to a checkpoint on the meta device.
+    ``dtype`` is that of streams and large matrices; hyper-connections, sinks, position biases and routing
+    biases stay fp32. Parameters are initialised by `reset_parameters`, or left to a checkpoint on the
+    meta device.
     """
 
     def __init__(
@@ -123,13 +130,13 @@ class DeepseekV4(nn.Module):
 
     @property
     def simulate_quantization(self) -> bool:
-        """Whether activations and cache entries take the FP8/FP4 round trips the checkpoint was trained with."""
+        """Whether activations and cache entries take the FP8/FP4 round trips of the training."""
         return any(getattr(module, "simulate_quantization", False) for module in self.layers.modules())
 
     @simulate_quantization.setter
     def simulate_quantization(self, on: bool) -> None:
         for module in (*self.layers.modules(), *self.mtp.modules()):
-            if hasattr(module, "simulate_quantization"):
+            if isinstance(module, Linear | Attention | Indexer):
                 module.simulate_quantization = on
 
     def new_state(self, batch: int = 1) -> State:
@@ -155,7 +162,7 @@ class DeepseekV4(nn.Module):
     def forward(
         self, ids: Tensor, state: State, *, return_streams: bool = False, last_only: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits (fp32) ``[B, S, vocab]``, or ``[B, 1, vocab]`` with ``last_only``, of the next chunk of tokens.
+        """Logits (fp32) ``[B, S, vocab]``, with ``last_only`` ``[B, 1, vocab]``, of the next chunk.
 
         ``ids [B, S]`` follow the ``state.position`` tokens that ``state`` holds; the state is advanced. With
         ``return_streams`` the final streams ``[B, S, h, d]`` come too, which `draft` takes.
@@ -163,7 +170,7 @@ class DeepseekV4(nn.Module):
         if ids.ndim != 2 or ids.shape[1] == 0 or ids.shape[0] != state.batch:
             raise ValueError(f"ids must be [{state.batch}, S >= 1] to match the state, not {list(ids.shape)}")
         embedded = self.embed(ids)
-        streams = embedded.unsqueeze(2).expand(-1, -1, self.config.hc_mult, -1)
+        streams = embedded.unsqueeze(2).repeat(1, 1, self.config.hc_mult, 1)
         span = Span(state.position, ids.shape[1], self._ropes, ids.device)
         layers: list[LayerState] = []
         for block, layer in zip(self.layers, state.layers, strict=True):
@@ -180,7 +187,8 @@ class DeepseekV4(nn.Module):
         """Run the MTP block: logits of the token after ``next_ids`` and the block's own output streams.
 
         ``streams [B, S, h, d]`` are final streams of the main model (or of this block, to draft further) at
-        positions ``state.mtp_position ...``; ``next_ids [B, S]`` the tokens one later. Advances the draft state only.
+        positions ``state.mtp_position ...``; ``next_ids [B, S]`` the tokens one later. Advances the draft
+        state only.
         """
         if not self.mtp:
             raise ValueError("this model was built without an MTP block; build it with with_mtp=True")
@@ -196,11 +204,11 @@ class DeepseekV4(nn.Module):
     def _logits(self, streams: Tensor, owner: DeepseekV4 | MtpBlock, norm: RMSNorm) -> Tensor:
         c = self.config
         x = hc.collapse(
-            streams,
+            streams.flatten(0, 1),
             owner.hc_head_fn,
             owner.hc_head_base,
             owner.hc_head_scale,
             eps=c.hc_eps,
             norm_eps=c.rms_norm_eps,
         )
-        return linear_fp32(norm(x), self.head.weight)
+        return linear_fp32(norm(x), self.head.weight).view(*streams.shape[:2], -1)
