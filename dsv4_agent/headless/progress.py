@@ -106,7 +106,8 @@ class Progress:
             case AgentMessageItem() if item.text.strip():
                 self._said = item.text.strip()
             case CommandExecutionItem():
-                self._output(item.output)
+                if item.status is not ItemStatus.DECLINED:  # the reason is on the line above
+                    self._output(item.output)
                 self._status(item.status, f"exit {item.exit_code}" if item.exit_code is not None else "")
             case FileChangeItem():
                 self.line(f"{item.tool} {plain_line(item.path, _LINE_LIMIT)}", _BOLD)
