@@ -120,7 +120,9 @@ def _decide_shell(policy: Policy, tool: str, command: str) -> Decision:
             return Decision(Outcome.DENY, deny.text, "rule", f"the rule {deny.text} denies it")
     if refusal := _limits(policy, Access.EXECUTE):
         return refusal
-    if policy.mode is PermissionMode.BYPASS:
+    guarded = any(rule.names(tool) for rule in policy.deny)
+    # A deny rule holds in bypass as well, so what it can't be tried on does not run unseen.
+    if policy.mode is PermissionMode.BYPASS and (analysis.readable or not guarded):
         return Decision(Outcome.ALLOW, None, "mode", "permission mode bypass allows it")
     if not analysis.readable:
         return Decision(Outcome.ASK, None, "builtin", f"the command {analysis.reason}")

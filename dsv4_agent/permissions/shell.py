@@ -14,13 +14,14 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 
 from tree_sitter import Language, Node, Parser
 
 MAX_LENGTH = 10_000
 """Characters. A longer command is never judged: long chains have disabled deny rules in other agents."""
 
-_DEPTH = 5
+_MAX_FOUND = 500
 _GLUE = frozenset({"program", "list", "pipeline", "comment", "&&", "||", ";", "|", "\n"})
 _HARMLESS_TARGETS = frozenset({"/dev/null"})
 # These evaluate, define or run what their arguments say, even where the arguments are plain literals.
@@ -82,14 +83,17 @@ def analyse(command: str) -> Analysis:
     if len(command) > MAX_LENGTH:
         return Analysis(None, (), False, f"longer than {MAX_LENGTH:,} characters")
     if strange := _strange_character(command):
-        found = tuple(_found(command, 0))
-        return Analysis(None, found, False, f"contains the character U+{ord(strange):04X}")
+        return Analysis(None, _found(command), False, f"contains the character U+{ord(strange):04X}")
     tree = _parser().parse(command.encode("utf-8", "surrogatepass"))
-    found = tuple(_found(command, 0))
+    found = _found(command)
+    if len(found) > _MAX_FOUND:
+        return Analysis(None, found, False, "has too many commands in it")
     if tree.root_node.has_error:
         return Analysis(None, found, False, "is not valid bash")
     try:
         plain = tuple(_plain_commands(tree.root_node))
+    except RecursionError:
+        return Analysis(None, found, False, "is nested too deeply")
     except _NotPlainError as error:
         return Analysis(None, found, True, str(error))
     return Analysis(plain, found, True)
@@ -112,6 +116,10 @@ def _parser() -> Parser:
     import tree_sitter_bash
 
     return Parser(Language(tree_sitter_bash.language()))
+
+
+def _found(command: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(islice(_Finder().commands(command), _MAX_FOUND + 1))
 
 
 def _strange_character(text: str) -> str | None:
@@ -188,23 +196,6 @@ def _text(node: Node) -> str:
     return (node.text or b"").decode("utf-8", "replace")
 
 
-def _found(command: str, depth: int) -> Iterator[tuple[str, ...]]:
-    if depth > _DEPTH:
-        return
-    tree = _parser().parse(command.encode("utf-8", "surrogatepass"))
-    stack = [tree.root_node]
-    while stack:
-        node = stack.pop()
-        stack.extend(node.children)
-        if node.type == "command":
-            words = tuple(
-                _loose(child)
-                for child in node.children
-                if child.type not in {"variable_assignment", "comment"}
-            )
-            yield from _unwrapped(words, depth)
-
-
 def _loose(node: Node) -> str:
     """A word with quotes and backslashes removed, expansions left as written."""
     match node.type:
@@ -220,24 +211,49 @@ def _loose(node: Node) -> str:
             return _text(node)
 
 
-def _unwrapped(words: tuple[str, ...], depth: int) -> Iterator[tuple[str, ...]]:
-    """The command itself, and what it wraps: `sudo -u x rm f` is also `rm f`; `bash -c "rm f"` too."""
-    if not words:
-        return
-    name = words[0].rsplit("/", 1)[-1]
-    yield (name, *words[1:])
-    if depth >= _DEPTH:
-        return
-    if name in _SHELLS:
-        for word in words[1:]:
-            if not word.startswith("-"):
-                yield from _found(word, depth + 1)
-    if name in _WRAPPERS:
-        # Options of wrappers take values we don't know, so every later word may be the program.
-        for start in range(1, len(words)):
-            if not words[start].startswith("-") and not _ASSIGNMENT.match(words[start]):
-                yield from _unwrapped(words[start:], _DEPTH if name == "xargs" else depth + 1)
-    if name == "find":
-        for start, word in enumerate(words[:-1]):
-            if word in {"-exec", "-execdir", "-ok", "-okdir"}:
-                yield from _unwrapped(words[start + 1 :], depth + 1)
+class _Finder:
+    """Finds commands within commands. Each text is read once and the number is bounded: no input is slow."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def commands(self, text: str) -> Iterator[tuple[str, ...]]:
+        """Every command of a text, at whatever depth."""
+        if text in self._seen:
+            return
+        self._seen.add(text)
+        stack = [_parser().parse(text.encode("utf-8", "surrogatepass")).root_node]
+        while stack:
+            node = stack.pop()
+            stack.extend(node.children)
+            if node.type == "command":
+                skipped = {"variable_assignment", "comment"}
+                words = tuple(_loose(child) for child in node.children if child.type not in skipped)
+                yield from self._unwrapped(words)
+
+    def _unwrapped(self, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        """The command itself, and what it wraps: `sudo -u x rm f` is also `rm f`; `bash -c "rm f"` too."""
+        if not words:
+            return
+        yield from self._named(words)
+        if _basename(words[0]) in _WRAPPERS:
+            # Options of wrappers take values we don't know, so every later word may be the program.
+            for start in range(1, len(words)):
+                if not words[start].startswith("-") and not _ASSIGNMENT.match(words[start]):
+                    yield from self._named(words[start:])
+
+    def _named(self, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        name = _basename(words[0])
+        yield (name, *words[1:])
+        if name in _SHELLS:
+            for word in words[1:]:
+                if not word.startswith("-"):
+                    yield from self.commands(word)
+        if name == "find":
+            for start, word in enumerate(words[:-1]):
+                if word in {"-exec", "-execdir", "-ok", "-okdir"}:
+                    yield from self._unwrapped(words[start + 1 :])
+
+
+def _basename(word: str) -> str:
+    return word.rsplit("/", 1)[-1]
