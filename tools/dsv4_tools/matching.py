@@ -192,22 +192,27 @@ def _merge(text: str, start: int, end: int, old: str, new: str, inserted: str) -
     """The block `text[start:end]`, which stands for `old`, turned into `new`.
 
     Lines that `old` and `new` have in common keep the block's own bytes; the others come from `inserted`,
-    which is `new` line by line as it should appear in the file.
+    which is `new` line by line as it should appear in the file, and get the line ending used there.
     """
-    eol = _eol(text, start)
     own = text[start:end].split("\n")
     fresh = inserted.split("\n")
     before, after = old.split("\n"), new.split("\n")
-    result: list[str] = []
+    crlf = "\r" not in new and _eol(text, start) == "\r\n"
+    lines: list[str] = []
+    ended: list[bool] = []  # whether the line brings its carriage return, if any, along
     for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, before, after, False).get_opcodes():
         if tag == "equal":
-            result += own[i1:i2]
+            lines += own[i1:i2]
+            ended += [i < len(own) - 1 for i in range(i1, i2)]
         else:
-            result += fresh[j1:j2]
-    if eol == "\r\n" and "\r" not in new:
-        ended = [line if line.endswith("\r") else line + "\r" for line in result[:-1]]
-        result = [*ended, result[-1].removesuffix("\r")]
-    return "\n".join(result)
+            lines += fresh[j1:j2]
+            ended += [False] * (j2 - j1)
+    for at, line in enumerate(lines[:-1]):
+        if crlf and not ended[at]:
+            lines[at] = line + "\r"
+    if ended[-1]:  # what follows the block ends this line
+        lines[-1] = lines[-1].removesuffix("\r")
+    return "\n".join(lines)
 
 
 def _indented(text: str, old: str, new: str) -> tuple[Splice, ...]:

@@ -1,0 +1,170 @@
+"""grep and glob, and that both engines say the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from dsv4_tools import search
+from dsv4_tools.patterns import glob_regex
+
+from tests.tools.conftest import Call
+
+NO_RIPGREP = "/nowhere"
+
+
+@pytest.fixture
+def tree(root: Path) -> Path:
+    files = {
+        "a.txt": "alpha\nbeta alpha\n",
+        "a/b.py": "def alpha():\n    return 'x'\n",
+        "a/z.txt": "ALPHA\r\nalpha\r\n",
+        ".github/ci.yml": "run: alpha\n",
+        "build/out.txt": "alpha\n",
+        "keep.log": "alpha\n",
+        "drop.log": "alpha\n",
+        "sub/.gitignore": "!drop.log\nlocal.*\n",
+        "sub/drop.log": "alpha\n",
+        "sub/local.cfg": "alpha\n",
+        ".git/config": "alpha\n",
+        ".gitignore": "build/\n*.log\n!keep.log\n",
+        "-rf": "alpha\n",
+        "sp ace/ü.md": "\ufeffalpha\n",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(text.encode())
+    (root / "bin.dat").write_bytes(b"alpha\0alpha\n")
+    (root / "late.dat").write_bytes(b"alpha\n" + b"x" * 100_000 + b"\0")
+    (root / "latin.txt").write_bytes(b"alpha caf\xe9\n")
+    (root / "u16.txt").write_bytes("alpha ü\n".encode("utf-16"))
+    (root / "link.txt").symlink_to("a.txt")
+    (root / "up").symlink_to("..")
+    return root
+
+
+EXPECTED = [
+    "-rf:1:alpha",
+    ".github/ci.yml:1:run: alpha",
+    "a.txt:1:alpha",
+    "a.txt:2:beta alpha",
+    "a/b.py:1:def alpha():",
+    "a/z.txt:2:alpha",
+    "keep.log:1:alpha",
+    "latin.txt:1:alpha caf\ufffd",
+    "sp ace/ü.md:1:alpha",
+    "sub/drop.log:1:alpha",
+    "u16.txt:1:alpha ü",
+]
+
+
+async def test_grep_finds_what_is_worth_finding(call: Call, tree: Path) -> None:
+    assert (await call("grep", pattern="alpha", path_env=NO_RIPGREP)).text.split("\n") == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"pattern": "alpha"},
+        {"pattern": "^alpha$"},
+        {"pattern": r"\balpha\b.*\)"},
+        {"pattern": "alpha()", "literal": True},
+        {"pattern": "-rf"},
+        {"pattern": "--files"},
+        {"pattern": "alpha", "path": "a"},
+        {"pattern": "alpha", "path": "build"},
+        {"pattern": "alpha", "path": "build/out.txt"},
+        {"pattern": "alpha", "path": "bin.dat"},
+        {"pattern": "alpha", "glob": "*.txt"},
+        {"pattern": "alpha", "glob": "a/**/*.txt"},
+        {"pattern": "b.py", "path": "a", "glob": "b.*"},
+        {"pattern": "alpha", "max_results": 3},
+        {"pattern": "(?<=beta )alpha"},
+        {"pattern": "(?i)alpha"},
+        {"pattern": "("},
+        {"pattern": "no such text"},
+    ],
+)
+@pytest.mark.skipif(shutil.which("rg") is None, reason="ripgrep is not installed")
+async def test_both_engines_agree(call: Call, tree: Path, arguments: dict[str, object]) -> None:
+    with_python = await call("grep", path_env=NO_RIPGREP, **arguments)
+    with_ripgrep = await call("grep", path_env=os.environ["PATH"], **arguments)
+    assert with_ripgrep == with_python
+
+
+async def test_grep_texts(call: Call, tree: Path) -> None:
+    assert (await call("grep", pattern="zzz")).text == "No matches."
+    cut = await call("grep", pattern="alpha", max_results=2)
+    assert cut.text.split("\n") == [*EXPECTED[:2], "[2 of 11 matches shown]"]
+    assert cut.truncated
+    assert (await call("grep", pattern="x", path="nope")).text == "Error: nope does not exist."
+    assert (await call("grep", pattern="x", path="..")).text == "Error: .. is outside the workspace."
+    assert (await call("grep", pattern="")).text == "Error: pattern is empty."
+    assert "newline" in (await call("grep", pattern="a\nb")).text
+    assert "invalid regular expression" in (await call("grep", pattern="a(")).text
+    assert (await call("grep", pattern="a(", literal=True)).text == "a/b.py:1:def alpha():"
+    assert "belongs to Git" in (await call("grep", pattern="x", path=".git/config")).text
+
+
+async def test_a_runaway_pattern_is_stopped(call: Call, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "SECONDS", 1.0)
+    (root / "a").write_text("a" * 60 + "b\n")
+    result = await call("grep", pattern="(a+)+$", path_env=NO_RIPGREP)
+    assert result.text.startswith("Error: the search took longer than 1 s")
+
+
+async def test_output_is_clean_and_bounded(call: Call, root: Path) -> None:
+    (root / "a").write_text("x\x1b[31m" + "y" * 3_000 + "\n")
+    assert (await call("grep", pattern="x")).text == "a:1:x" + "y" * 499 + " [... 2501 more characters]"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "expected"),
+    [
+        ("*.txt", ".", ["a.txt", "latin.txt", "u16.txt"]),
+        ("**/*.txt", ".", ["a.txt", "a/z.txt", "latin.txt", "u16.txt"]),
+        ("*.py", "a", ["a/b.py"]),
+        ("**/*.{py,yml}", ".", [".github/ci.yml", "a/b.py"]),
+        ("sub/**", ".", ["sub/.gitignore", "sub/drop.log"]),
+        ("*/[bz].*", ".", ["a/b.py", "a/z.txt"]),
+        ("out*", "build", ["build/out.txt"]),
+        ("nothing*", ".", ["No files match."]),
+        ("link.txt", ".", ["No files match."]),
+    ],
+)
+async def test_glob(call: Call, tree: Path, pattern: str, path: str, expected: list[str]) -> None:
+    assert (await call("glob", pattern=pattern, path=path)).text.split("\n") == expected
+
+
+async def test_glob_errors(call: Call, tree: Path) -> None:
+    assert (await call("glob", pattern="*", path="nope")).text == "Error: nope does not exist."
+    assert (await call("glob", pattern="*", path="a.txt")).text == "Error: a.txt is not a directory."
+    assert "leaves the folder" in (await call("glob", pattern="../*")).text
+    assert "not closed" in (await call("glob", pattern="[a")).text
+    assert "not closed" in (await call("glob", pattern="{a,b")).text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "yes", "no"),
+    [
+        ("*.py", ["a.py", ".py"], ["a/b.py", "a.pyc"]),
+        ("**/*.py", ["a.py", "x/y/a.py"], ["a.pyx"]),
+        ("a/**/b", ["a/b", "a/x/y/b"], ["a/xb", "ab"]),
+        ("a?c", ["abc"], ["a/c", "ac"]),
+        ("[!a]b", ["xb"], ["ab", "/b"]),
+        ("{a,b/c}.t", ["a.t", "b/c.t"], ["b.t"]),
+        ("a+(b).t", ["a+(b).t"], ["aab.t"]),
+        (r"\*.t", ["*.t"], ["a.t"]),
+    ],
+)
+def test_glob_patterns(pattern: str, yes: list[str], no: list[str]) -> None:
+    regex = glob_regex(pattern)
+    assert all(regex.fullmatch(name) for name in yes)
+    assert not any(regex.fullmatch(name) for name in no)
+
+
+async def test_the_workers_helpers_are_not_shadowed(call: Call, root: Path) -> None:
+    (root / "json.py").write_text("raise SystemExit('shadowed')\n")
+    assert (await call("grep", pattern="shadowed", path_env=NO_RIPGREP)).text.startswith("json.py:1:")
