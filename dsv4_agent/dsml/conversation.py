@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dsv4_agent.dsml.dialect import Dialect, Encoder
+from dsv4_agent.dsml.dialect import Dialect
 from dsv4_agent.dsml.errors import InvalidMessageError
 
 Message = dict[str, Any]
@@ -65,12 +65,12 @@ def sort_results(messages: Sequence[Message]) -> list[Message]:
     return result
 
 
-def last_user_index(messages: Sequence[Message], dialect: Dialect, encoder: Encoder) -> int:
+def last_user_index(messages: Sequence[Message], dialect: Dialect) -> int:
     """Index of the message that starts the current turn, or -1."""
     for index in range(len(messages) - 1, -1, -1):
         message = messages[index]
         match message.get("role"):
-            case "user" if dialect is Dialect.V41 and encoder is Encoder.CHECKPOINT:
+            case "user" if dialect is Dialect.V41:
                 if not _only_results(message):
                     return index
             case "user":
@@ -82,9 +82,9 @@ def last_user_index(messages: Sequence[Message], dialect: Dialect, encoder: Enco
     return -1
 
 
-def drop_old_thinking(messages: Sequence[Message], dialect: Dialect, encoder: Encoder) -> list[Message]:
+def drop_old_thinking(messages: Sequence[Message], dialect: Dialect) -> list[Message]:
     """Remove reasoning (and developer messages) that lie before the current turn."""
-    boundary = last_user_index(messages, dialect, encoder)
+    boundary = last_user_index(messages, dialect)
     result: list[Message] = []
     for index, message in enumerate(messages):
         if index >= boundary or message.get("role") in _KEPT_ROLES:
@@ -92,19 +92,6 @@ def drop_old_thinking(messages: Sequence[Message], dialect: Dialect, encoder: En
         elif message.get("role") == "assistant":
             result.append({key: value for key, value in message.items() if key != "reasoning_content"})
     return result
-
-
-def hoist_system(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Move all system messages to the front, joined into one, as the hosted API does for V4."""
-    systems = [message for message in messages if message.get("role") == "system"]
-    others = [dict(message) for message in messages if message.get("role") != "system"]
-    if not systems:
-        return others
-    joined: Message = {"role": "system"}
-    for message in systems:
-        joined.update({key: value for key, value in message.items() if key not in ("role", "content")})
-    joined["content"] = "\n\n".join(flatten_text(message.get("content")) for message in systems)
-    return [joined, *others]
 
 
 def flatten_text(content: object) -> str:

@@ -6,7 +6,6 @@ it appends what `dsv4_agent.dsml.turn` writes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,24 +13,22 @@ from dsv4_agent.dsml import dialect as wire
 from dsv4_agent.dsml.conversation import (
     Message,
     drop_old_thinking,
-    hoist_system,
     last_user_index,
     merge,
     sort_results,
 )
-from dsv4_agent.dsml.dialect import Dialect, Encoder, Thinking, effort_prefix, tags_of
+from dsv4_agent.dsml.dialect import Dialect, Encoder, Thinking, effort_prefix
 from dsv4_agent.dsml.errors import (
     InvalidMessageError,
     InvalidTaskError,
     InvalidThinkingModeError,
-    ToolShapeError,
     UnknownRoleError,
 )
+from dsv4_agent.dsml.hosted import render_hosted
+from dsv4_agent.dsml.pieces import functions_of, write_calls, write_response_format, write_tools
 from dsv4_agent.dsml.segments import Segment, SegmentBuilder, text_of
-from dsv4_agent.dsml.templates import JSON_OBJECT_FORMAT, RESPONSE_FORMAT_HEAD, TOOLS_HEAD, TOOLS_TAIL
 
 IMAGE_PLACEHOLDER = "<｜deepseek_image｜>"
-_JSON_MODE = {"type": "json_object"}
 
 
 def render(
@@ -47,22 +44,30 @@ def render(
 ) -> list[Segment]:
     """Render a conversation in the OpenAI shape (tools attached to a system or developer message).
 
-    `context` is a conversation that was rendered before: only `messages` are written, without BOS. Tool call
-    arguments are JSON strings. Raises a `RenderError` where the official encoder raises.
+    `context` is a conversation that was rendered before: only `messages` are written, without BOS (the
+    hosted API knows no such thing: there it is written as well). Tool call arguments are JSON strings.
+    Raises a `RenderError` where the official encoder raises.
     """
     earlier: list[Mapping[str, Any]] = list(context or ())
     later: list[Mapping[str, Any]] = list(messages)
-    if encoder is Encoder.API and dialect is not Dialect.V41 and not earlier:
-        later = list(hoist_system(later))
+    if encoder is Encoder.API:
+        return render_hosted(
+            [*earlier, *later],
+            thinking=thinking,
+            effort=effort,
+            dialect=dialect,
+            drop_thinking=drop_thinking,
+            add_bos=add_bos,
+        )
     new = sort_results([*merge(earlier, dialect), *merge(later, dialect)])[len(merge(earlier, dialect)) :]
     old = sort_results(merge(earlier, dialect))
     full = [*old, *new]
     dropping = drop_thinking and not any(message.get("tools") for message in full)
     first = len(old)
     if dropping and thinking == Thinking.THINKING:
-        full = drop_old_thinking(full, dialect, encoder)
-        first = min(len(drop_old_thinking(old, dialect, encoder)), len(full))
-    renderer = _Renderer(full, thinking, effort, dialect, encoder, dropping)
+        full = drop_old_thinking(full, dialect)
+        first = min(len(drop_old_thinking(old, dialect)), len(full))
+    renderer = _Renderer(full, thinking, effort, dialect, dropping)
     if add_bos and not earlier:
         renderer.out.structure(wire.BOS)
     for index in range(first, len(full)):
@@ -75,23 +80,6 @@ def render_text(messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
     return text_of(render(messages, **options))
 
 
-def write_tools(out: SegmentBuilder, tools: Sequence[Mapping[str, Any]], dialect: Dialect) -> None:
-    """The tools section. Each tool is the OpenAI `function` object: name, description, parameters."""
-    tags = tags_of(dialect)
-    out.structure(
-        TOOLS_HEAD.replace("{calls}", tags.calls)
-        .replace("{invoke}", tags.invoke)
-        .replace("{parameter}", tags.parameter)
-    )
-    out.content("\n".join(to_json(tool) for tool in tools))
-    out.structure(TOOLS_TAIL)
-
-
-def to_json(value: object) -> str:
-    """JSON as the official encoder dumps it: Python's separators, no ASCII escapes, key order kept."""
-    return json.dumps(value, ensure_ascii=False)
-
-
 class _Renderer:
     def __init__(
         self,
@@ -99,7 +87,6 @@ class _Renderer:
         thinking: Thinking | str,
         effort: str | int | None,
         dialect: Dialect,
-        encoder: Encoder,
         dropping: bool,
     ) -> None:
         self.out = SegmentBuilder()
@@ -107,9 +94,8 @@ class _Renderer:
         self._mode = thinking
         self._effort = effort
         self._dialect = dialect
-        self._encoder = encoder
         self._dropping = dropping
-        self._last_user = last_user_index(messages, dialect, encoder)
+        self._last_user = last_user_index(messages, dialect)
 
     @property
     def _thinks(self) -> bool:
@@ -161,15 +147,7 @@ class _Renderer:
             write_tools(self.out, functions_of(tools), self._dialect)
         if response_format := message.get("response_format"):
             self.out.structure("\n\n")
-            if (
-                self._encoder is Encoder.API
-                and self._dialect is not Dialect.V41
-                and response_format == _JSON_MODE
-            ):
-                self.out.structure(JSON_OBJECT_FORMAT)
-                return
-            self.out.structure(RESPONSE_FORMAT_HEAD)
-            self.out.content(to_json(response_format))
+            write_response_format(self.out, response_format, self._dialect)
 
     def _blocks(self, blocks: Sequence[Message]) -> None:
         for position, block in enumerate(blocks):
@@ -212,16 +190,14 @@ class _Renderer:
         reasoning = str(message.get("reasoning_content") or "")
         content = str(message.get("content") or "")
         calls = message.get("tool_calls") or ()
-        continued = self._encoder is Encoder.API and bool(message.get("prefix"))
         after_task = index > 0 and self._messages[index - 1].get("task") is not None
         if self._thinks and not after_task and (not self._dropping or index > self._last_user):
             self.out.content(reasoning)
-            if not (continued and reasoning and not content and not calls):
-                self.out.structure(wire.END_THINK)
+            self.out.structure(wire.END_THINK)
         self.out.content(content)
         if calls:
-            write_calls(self.out, calls, self._dialect, self._encoder)
-        if not (message.get("wo_eos") or continued):
+            write_calls(self.out, calls, self._dialect)
+        if not message.get("wo_eos"):
             self.out.structure(wire.EOS)
 
     def _header(self, index: int, message: Message) -> None:
@@ -248,71 +224,3 @@ class _Renderer:
         if task == "action":
             self.out.structure(wire.ASSISTANT + (wire.THINK if self._thinks else wire.END_THINK))
         self.out.structure(token)
-
-
-def functions_of(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The `function` objects of tools in the OpenAI shape. Raises `ToolShapeError`."""
-    return [_member(tool, "function") for tool in tools]
-
-
-def write_calls(
-    out: SegmentBuilder,
-    calls: Sequence[Mapping[str, Any]],
-    dialect: Dialect,
-    encoder: Encoder = Encoder.CHECKPOINT,
-) -> None:
-    """A whole block of tool calls in the OpenAI shape, with the two newlines before it."""
-    tags = tags_of(dialect)
-    out.structure(f"\n\n<{tags.calls}>\n")
-    for call in calls:
-        function = _member(call, "function")
-        name, arguments = _member(function, "name"), _member(function, "arguments")
-        out.structure(f'<{tags.invoke} name="')
-        out.content(str(name))
-        out.structure('">\n')
-        pairs = _arguments(arguments, dialect, encoder)
-        for key, value in pairs.items():
-            text = value if isinstance(value, str) else to_json(value)
-            out.structure(f'<{tags.parameter} name="')
-            out.content(key)
-            out.structure(f'" string="{"true" if isinstance(value, str) else "false"}">')
-            out.content(text)
-            out.structure(f"</{tags.parameter}>\n")
-        if not pairs and not (encoder is Encoder.API and dialect is not Dialect.V41):
-            out.structure("\n")
-        out.structure(f"</{tags.invoke}>\n")
-    out.structure(f"</{tags.calls}>")
-
-
-def _arguments(arguments: object, dialect: Dialect, encoder: Encoder) -> dict[str, Any]:
-    decoded = _decode(arguments)
-    if dialect is Dialect.V41:
-        decoded = _decode(decoded)
-        return decoded if isinstance(decoded, dict) else {"arguments": arguments}
-    if not isinstance(arguments, str) or decoded is arguments or encoder is Encoder.API:
-        return decoded if isinstance(decoded, dict) and decoded is not arguments else {"arguments": arguments}
-    if isinstance(decoded, dict):
-        return decoded
-    raise InvalidMessageError(
-        f"'{type(decoded).__name__}' object has no attribute 'items'"
-        " (tool call arguments must be a JSON object, as a string)"
-    )
-
-
-def _decode(value: object) -> object:
-    """The JSON value of a string, or the argument itself where it is no JSON string."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
-
-
-def _member(mapping: object, key: str) -> Any:
-    if isinstance(mapping, Mapping) and key in mapping:
-        return mapping[key]
-    raise ToolShapeError(
-        f"'{key}' is missing: tools and tool calls are written as "
-        '{"type": "function", "function": {...}}'
-    )

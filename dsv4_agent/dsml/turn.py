@@ -8,7 +8,7 @@ from typing import Any
 
 from dsv4_agent.dsml import dialect as wire
 from dsv4_agent.dsml.dialect import Dialect, Thinking, effort_prefix
-from dsv4_agent.dsml.render import write_tools
+from dsv4_agent.dsml.pieces import write_tools
 from dsv4_agent.dsml.segments import Segment, SegmentBuilder
 
 _RESULT_CLOSER = "</tool_result>"
