@@ -78,8 +78,8 @@ class Sequence:
     ``tokens`` holds everything synced or sampled. The state covers all of it but, after a generation, the
     last sampled token: that one is pending and is fed exactly once, when it is next needed.
 
-    States are replaced and never written to, so snapshots and forks share memory with the timeline until it
-    moves on. A sequence is not thread-safe; give each thread a fork.
+    A state is replaced, never advanced, so snapshots and forks share memory with the timeline until it moves
+    on. A sequence is not thread-safe; give each thread a fork.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -161,7 +161,7 @@ class Sequence:
         twin = Sequence(self.engine)
         twin.tokens = list(self.tokens)
         twin.stop_reason = self.stop_reason
-        twin._state = self._state.fork()
+        twin._state = self._state
         twin._logits = self._logits
         twin._snapshots = list(self._snapshots)
         return twin
@@ -242,7 +242,7 @@ class Sequence:
                     "Sync again to go on from there.",
                 )
             chunk = self.tokens[self.position : self.position + PREFILL_CHUNK]
-            # The model advances a state layer by layer: an interrupt in the middle must not reach ours.
+            # Snapshots and forks hold this very state, and an interrupt must not reach it: a copy moves.
             state = self._state.fork()
             with torch.inference_mode():
                 logits = self.engine.model(torch.tensor([chunk]), state, last_only=True)
@@ -261,14 +261,14 @@ class Sequence:
         if best is None:
             self._state, self._logits = self.engine.model.new_state(), None
             return "nothing"
-        self._state, self._logits = best.state.fork(), best.logits
+        self._state, self._logits = best.state, best.logits
         return f"snapshot at {best.state.position}"
 
     def _remember(self) -> None:
         """Keep the current point. Of too many, the most crowded one goes; the first and last stay."""
         if self._logits is None or any(s.state.position == self.position for s in self._snapshots):
             return
-        self._snapshots.append(_Snapshot(self._state.fork(), self._logits))
+        self._snapshots.append(_Snapshot(self._state, self._logits))
         self._snapshots.sort(key=lambda s: s.state.position)
         if len(self._snapshots) > MAX_SNAPSHOTS:
             positions = [s.state.position for s in self._snapshots]

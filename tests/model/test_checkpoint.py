@@ -64,7 +64,8 @@ def same(a: DeepseekV4, b: DeepseekV4) -> bool:
 
 def prefill(model: DeepseekV4, ids: Tensor) -> Tensor:
     with torch.inference_mode():
-        return model(ids.long()[None], model.new_state())[0]
+        logits: Tensor = model(ids.long()[None], model.new_state())
+    return logits[0]
 
 
 def test_golden_fp32_gives_the_recorded_logits() -> None:
