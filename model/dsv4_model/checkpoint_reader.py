@@ -200,8 +200,8 @@ def refuse_foreign_names(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
     if any(name.startswith(("model.", "lm_head.")) for name in tensors):
         raise CheckpointError(
             "the tensors carry transformers names, not DeepSeek's own.",
-            "In transformers, `AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder, "
-            "save_original_format=True)` writes the official names; or use the original DeepSeek files.",
+            "Use the original files of the model's repository (embed.weight, layers.0.attn.wq_a.weight, ...): "
+            "what save_pretrained of transformers writes can't be read back here, with either save format.",
             file=path,
             tensor=first,
         )

@@ -337,9 +337,10 @@ def test_hash_table_naming_an_absent_expert(single: Path) -> None:
     refused(single, "names expert 7, but there are 4", name)
 
 
-def test_transformers_names_are_recognised(single: Path) -> None:
-    save_file({"model.embed_tokens.weight": torch.ones(2, 2)}, single / "model.safetensors")
-    refused(single, "transformers names", "save_original_format=True", "model.embed_tokens.weight")
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "lm_head.weight"])
+def test_transformers_names_are_recognised(single: Path, name: str) -> None:
+    save_file({name: torch.ones(2, 2)}, single / "model.safetensors")
+    refused(single, "transformers names", "original files of the model's repository", name)
 
 
 def test_other_foreign_names(single: Path) -> None:
