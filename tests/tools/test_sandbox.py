@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from dsv4_tools.base import ToolContext
+from dsv4_tools.base import ToolContext, ToolError
+from dsv4_tools.registry import default_tools
 from dsv4_tools.sandbox import Network, Policy, SandboxUnavailable, choose
 from dsv4_tools.sandbox.bubblewrap import Bubblewrap, _linked_git, _trial
 from dsv4_tools.sandbox.direct import Direct
@@ -33,7 +34,7 @@ def test_the_default_degrades_and_says_so(root: Path) -> None:
     sandbox = choose(None, explicit=False, workspace=root, environment=EMPTY)
     assert sandbox.degraded
     assert sandbox.reason == "bubblewrap (bwrap) is not installed."
-    assert (sandbox.name, sandbox.effective) == ("direct", "off")
+    assert (sandbox.name, sandbox.effective, sandbox.policy) == ("direct", "off", Policy.WORKSPACE_WRITE)
 
 
 def test_a_bwrap_that_does_not_work_is_not_used(root: Path, tmp_path: Path) -> None:
@@ -137,3 +138,18 @@ async def test_missing_hooks_cannot_be_planted(context: ToolContext, git: Git, r
     shutil.rmtree(root / ".git" / "hooks")
     await run(context, Policy.WORKSPACE_WRITE, "mkdir -p .git/hooks; echo x > .git/hooks/pre-commit")
     assert not (root / ".git" / "hooks" / "pre-commit").exists()
+
+
+async def test_file_tools_obey_a_read_only_session(context: ToolContext, git: Git, root: Path) -> None:
+    (root / "f").write_text("a\n")
+    reading = replace(context, sandbox=Direct(policy=Policy.READ_ONLY))
+    tools = default_tools()
+    for name, arguments in (
+        ("write", {"path": "f", "content": "b"}),
+        ("edit", {"path": "f", "old_string": "a", "new_string": "b"}),
+        ("git_commit", {"message": "m"}),
+    ):
+        with pytest.raises(ToolError, match="read-only"):
+            await tools[name].run(tools[name].Args.model_validate(arguments), reading)
+    assert (await tools["read"].run(tools["read"].Args.model_validate({"path": "f"}), reading)).text == "1\ta"
+    assert git("status", "--porcelain") == "?? f\n"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import sys
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from dsv4_tools import search
+from dsv4_tools.base import ToolContext
+from dsv4_tools.grep import Grep, GrepArgs
 from dsv4_tools.patterns import glob_regex
 
 from tests.tools.conftest import Call
@@ -117,7 +124,7 @@ async def test_a_runaway_pattern_is_stopped(call: Call, root: Path, monkeypatch:
 
 async def test_output_is_clean_and_bounded(call: Call, root: Path) -> None:
     (root / "a").write_text("x\x1b[31m" + "y" * 3_000 + "\n")
-    assert (await call("grep", pattern="x")).text == "a:1:x" + "y" * 499 + " [... 2501 more characters]"
+    assert (await call("grep", pattern="x")).text == "a:1:x" + "y" * 499 + " [... line cut]"
 
 
 @pytest.mark.parametrize(
@@ -168,3 +175,33 @@ def test_glob_patterns(pattern: str, yes: list[str], no: list[str]) -> None:
 async def test_the_workers_helpers_are_not_shadowed(call: Call, root: Path) -> None:
     (root / "json.py").write_text("raise SystemExit('shadowed')\n")
     assert (await call("grep", pattern="shadowed", path_env=NO_RIPGREP)).text.startswith("json.py:1:")
+
+
+async def test_cancelling_ends_the_search(context: ToolContext, root: Path) -> None:
+    (root / "a").write_text("a" * 60 + "b\n")
+    python_only = replace(context, environment={"PATH": NO_RIPGREP})
+    task = asyncio.create_task(Grep().run(GrepArgs(pattern="(a+)+$"), python_only))
+    await asyncio.sleep(0.5)
+    started = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    while any(thread.name.startswith("asyncio") and _busy(thread) for thread in threading.enumerate()):
+        await asyncio.sleep(0.02)
+    assert time.monotonic() - started < 5
+
+
+def _busy(thread: threading.Thread) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None:
+        if frame.f_code.co_name == "_grep":
+            return True
+        frame = frame.f_back
+    return False
+
+
+async def test_names_with_control_characters_are_escaped(call: Call, root: Path) -> None:
+    (root / "a\x1b[2J\nb").write_text("text\n")
+    (root / os.fsdecode(b"\xff")).write_text("text\n")
+    assert (await call("glob", pattern="*")).text == "a\\x1b[2J\\nb\n\\udcff"
+    assert (await call("grep", pattern="text", path_env=NO_RIPGREP)).text.startswith("a\\x1b[2J\\nb:1:text")

@@ -92,6 +92,11 @@ class ToolContext:
     sandbox: Sandbox
     environment: Mapping[str, str]
 
+    def require_writable(self) -> None:
+        """Raises ToolError in a read-only session: file tools obey the sandbox's rules, sandboxed or not."""
+        if self.sandbox.policy == "read-only":
+            raise ToolError("this session is read-only (--sandbox read-only).")
+
 
 class Tool(ABC, Generic[A]):
     """One capability. Stateless: everything a call needs comes with its arguments and its context."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
@@ -12,6 +11,7 @@ from dsv4_tools.base import ChangeKind, Effect, FileChange, Tool, ToolContext, T
 from dsv4_tools.matching import Match
 from dsv4_tools.nearest import nearest_lines
 from dsv4_tools.text import changed_lines, decode, encode_argument, is_binary, plural, visible
+from dsv4_tools.threads import in_thread
 
 SIZE_LIMIT = 16_000_000
 _RELAXED = {
@@ -27,7 +27,7 @@ class EditArgs(BaseModel):
     path: str = Field(description="File to change, relative to the workspace.")
     old_string: str = Field(description="Text to replace, exactly as in the file.")
     new_string: str = Field(description="Text to put in its place.")
-    replace_all: bool = Field(False, description="Replace every occurrence instead of a unique one.")
+    replace_all: bool = Field(default=False, description="Replace every occurrence instead of a unique one.")
 
 
 class Edit(Tool[EditArgs]):
@@ -39,10 +39,11 @@ class Edit(Tool[EditArgs]):
 
     async def run(self, args: EditArgs, context: ToolContext) -> ToolResult:
         """Apply the replacement; `match` in the result names what had to be relaxed."""
-        return await asyncio.to_thread(_edit, args, context)
+        return await in_thread(_edit, args, context)
 
 
 def _edit(args: EditArgs, context: ToolContext) -> ToolResult:
+    context.require_writable()
     if not args.old_string:
         raise ToolError("old_string is empty; use write to create or replace a file.")
     if args.old_string == args.new_string:

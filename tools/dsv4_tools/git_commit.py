@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import Annotated, ClassVar
 
@@ -12,6 +11,7 @@ from dsv4_tools.base import Effect, Tool, ToolContext, ToolError, ToolResult
 from dsv4_tools.git_repository import Repository
 from dsv4_tools.output import plain
 from dsv4_tools.text import encode_argument
+from dsv4_tools.threads import in_thread
 
 
 def _listed(value: object) -> object:
@@ -24,7 +24,7 @@ class GitCommitArgs(BaseModel):
 
     message: str = Field(description="Commit message; the first line is the subject.")
     paths: Annotated[list[str] | None, BeforeValidator(_listed)] = Field(
-        None, description="Files to commit; all changes when left out."
+        default=None, description="Files to commit; all changes when left out."
     )
 
 
@@ -37,10 +37,11 @@ class GitCommit(Tool[GitCommitArgs]):
 
     async def run(self, args: GitCommitArgs, context: ToolContext) -> ToolResult:
         """A new commit, never an amended one; no hooks, no signature."""
-        return await asyncio.to_thread(_commit, args, context)
+        return await in_thread(_commit, args, context)
 
 
 def _commit(args: GitCommitArgs, context: ToolContext) -> ToolResult:
+    context.require_writable()
     if not args.message.strip():
         raise ToolError("message is empty.")
     if "\0" in args.message:

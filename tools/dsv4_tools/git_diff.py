@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
@@ -10,13 +9,14 @@ from pydantic import BaseModel, Field
 from dsv4_tools.base import Effect, Tool, ToolContext, ToolResult
 from dsv4_tools.git_repository import DIFF_FLAGS, Repository
 from dsv4_tools.output import bounded
+from dsv4_tools.threads import in_thread
 
 
 class GitDiffArgs(BaseModel):
     """Arguments of `git_diff`."""
 
-    path: str | None = Field(None, description="Only this file or folder.")
-    staged: bool = Field(False, description="Show what is staged instead of what is not.")
+    path: str | None = Field(default=None, description="Only this file or folder.")
+    staged: bool = Field(default=False, description="Show what is staged instead of what is not.")
 
 
 class GitDiff(Tool[GitDiffArgs]):
@@ -28,7 +28,7 @@ class GitDiff(Tool[GitDiffArgs]):
 
     async def run(self, args: GitDiffArgs, context: ToolContext) -> ToolResult:
         """The diff, cut in the middle when it is long."""
-        return await asyncio.to_thread(_diff, args, context)
+        return await in_thread(_diff, args, context)
 
 
 def _diff(args: GitDiffArgs, context: ToolContext) -> ToolResult:

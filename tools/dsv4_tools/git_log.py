@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
@@ -10,13 +9,14 @@ from pydantic import BaseModel, Field
 from dsv4_tools.base import Effect, Tool, ToolContext, ToolError, ToolResult
 from dsv4_tools.git_repository import Repository
 from dsv4_tools.output import plain
+from dsv4_tools.threads import in_thread
 
 
 class GitLogArgs(BaseModel):
     """Arguments of `git_log`."""
 
-    limit: int = Field(10, ge=1, le=500, description="How many commits to show at most.")
-    path: str | None = Field(None, description="Only commits that touch this file or folder.")
+    limit: int = Field(default=10, ge=1, le=500, description="How many commits to show at most.")
+    path: str | None = Field(default=None, description="Only commits that touch this file or folder.")
 
 
 class GitLog(Tool[GitLogArgs]):
@@ -28,7 +28,7 @@ class GitLog(Tool[GitLogArgs]):
 
     async def run(self, args: GitLogArgs, context: ToolContext) -> ToolResult:
         """Newest first, as the seven first digits of the hash and the subject."""
-        return await asyncio.to_thread(_log, args, context)
+        return await in_thread(_log, args, context)
 
 
 def _log(args: GitLogArgs, context: ToolContext) -> ToolResult:

@@ -14,6 +14,7 @@ from typing import Any
 
 from dsv4_tools.base import ToolError
 from dsv4_tools.output import plain
+from dsv4_tools.threads import supervised
 from dsv4_tools.workspace import Workspace
 
 SECONDS = 60.0
@@ -134,23 +135,19 @@ class Repository:
         ]
         settings = [flag for setting in (*_SETTINGS, *self._blanks) for flag in ("-c", setting)]
         command = ["env", *unset, "git", "--no-pager", *settings, *arguments]
-        options: dict[str, Any] = {
-            "env": keep,
-            "with_extended_output": True,
-            "with_exceptions": False,
-            "stdout_as_string": False,
-            "strip_newline_in_stdout": False,
-            "kill_after_timeout": SECONDS,
-        }
         with tempfile.TemporaryFile() as file:
             if stdin is not None:
                 file.write(stdin.encode("utf-8", "replace"))
                 file.seek(0)
             try:
-                code, out, error = self._git.execute(command, istream=file, **options)
+                process: Any = self._git.execute(command, istream=file, env=keep, as_process=True)
             except (self._error, OSError) as failure:
                 raise ToolError(f"git could not be run: {type(failure).__name__}.") from failure
-        return Output(int(code), _text(out), plain(_text(error)).strip())
+            with supervised(process, SECONDS) as late:
+                out, error = process.communicate()
+        if late.is_set():
+            raise ToolError(f"git {arguments[0]} took longer than {SECONDS:.0f} s.")
+        return Output(process.returncode, _text(out), plain(_text(error)).strip())
 
 
 def _text(data: bytes | str) -> str:

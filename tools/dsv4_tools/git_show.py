@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
@@ -10,6 +9,7 @@ from pydantic import BaseModel, Field
 from dsv4_tools.base import Effect, Tool, ToolContext, ToolError, ToolResult
 from dsv4_tools.git_repository import DIFF_FLAGS, Repository
 from dsv4_tools.output import bounded
+from dsv4_tools.threads import in_thread
 
 _FORMAT = "--format=commit %H%nAuthor: %an <%ae>%nDate:   %ad%n%n%B"
 
@@ -29,7 +29,7 @@ class GitShow(Tool[GitShowArgs]):
 
     async def run(self, args: GitShowArgs, context: ToolContext) -> ToolResult:
         """The commit, cut in the middle when it is long."""
-        return await asyncio.to_thread(_show, args, context)
+        return await in_thread(_show, args, context)
 
 
 def _show(args: GitShowArgs, context: ToolContext) -> ToolResult:

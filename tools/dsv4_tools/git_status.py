@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import ClassVar
 
 from pydantic import BaseModel
@@ -10,6 +9,7 @@ from pydantic import BaseModel
 from dsv4_tools.base import Effect, Tool, ToolContext, ToolResult
 from dsv4_tools.git_repository import Repository
 from dsv4_tools.output import bounded
+from dsv4_tools.threads import in_thread
 
 
 class GitStatusArgs(BaseModel):
@@ -25,7 +25,7 @@ class GitStatus(Tool[GitStatusArgs]):
 
     async def run(self, args: GitStatusArgs, context: ToolContext) -> ToolResult:
         """The state of the work tree below the workspace."""
-        return await asyncio.to_thread(_status, context)
+        return await in_thread(_status, context)
 
 
 def _status(context: ToolContext) -> ToolResult:

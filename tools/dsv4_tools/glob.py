@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
 from dsv4_tools.base import Effect, Tool, ToolContext, ToolError, ToolResult
 from dsv4_tools.patterns import glob_regex
-from dsv4_tools.text import visible
+from dsv4_tools.text import shown_name
+from dsv4_tools.threads import in_thread
 from dsv4_tools.walk import files_under
 
 FILE_LIMIT = 1_000
@@ -19,7 +19,7 @@ class GlobArgs(BaseModel):
     """Arguments of `glob`."""
 
     pattern: str = Field(description="Glob such as `*.md` (this folder) or `**/*.py` (any depth).")
-    path: str = Field(".", description="Folder to search, relative to the workspace.")
+    path: str = Field(default=".", description="Folder to search, relative to the workspace.")
 
 
 class Glob(Tool[GlobArgs]):
@@ -31,7 +31,7 @@ class Glob(Tool[GlobArgs]):
 
     async def run(self, args: GlobArgs, context: ToolContext) -> ToolResult:
         """One path a line, sorted; ignored files and folders themselves are not listed."""
-        return await asyncio.to_thread(_glob, args, context)
+        return await in_thread(_glob, args, context)
 
 
 def _glob(args: GlobArgs, context: ToolContext) -> ToolResult:
@@ -52,7 +52,7 @@ def _glob(args: GlobArgs, context: ToolContext) -> ToolResult:
     found = sorted(path for path in files_under(workspace, located.real) if regex.fullmatch(path, skip))
     if not found:
         return ToolResult("No files match.")
-    lines = [visible(path).replace("\n", "\\n") for path in found[:FILE_LIMIT]]
+    lines = [shown_name(path) for path in found[:FILE_LIMIT]]
     if len(found) > FILE_LIMIT:
         lines.append(f"[{FILE_LIMIT} of {len(found)} files shown]")
     return ToolResult("\n".join(lines), truncated=len(found) > FILE_LIMIT)

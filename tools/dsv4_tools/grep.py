@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
@@ -12,7 +11,8 @@ from dsv4_tools.environment import find_program
 from dsv4_tools.output import plain
 from dsv4_tools.patterns import glob_regex
 from dsv4_tools.search import EXPLICIT_BYTES, FILE_BYTES, Query, search
-from dsv4_tools.text import cut_line
+from dsv4_tools.text import shown_name
+from dsv4_tools.threads import in_thread
 from dsv4_tools.walk import files_under
 from dsv4_tools.workspace import Located
 
@@ -23,10 +23,12 @@ class GrepArgs(BaseModel):
     """Arguments of `grep`."""
 
     pattern: str = Field(description="Regular expression, matched within single lines.")
-    path: str = Field(".", description="File or folder to search, relative to the workspace.")
-    glob: str | None = Field(None, description="Only files that fit this glob, such as `*.py`.")
-    literal: bool = Field(False, description="Take pattern as plain text.")
-    max_results: int = Field(200, ge=1, le=2000, description="How many matching lines to show at most.")
+    path: str = Field(default=".", description="File or folder to search, relative to the workspace.")
+    glob: str | None = Field(default=None, description="Only files that fit this glob, such as `*.py`.")
+    literal: bool = Field(default=False, description="Take pattern as plain text.")
+    max_results: int = Field(
+        default=200, ge=1, le=2000, description="How many matching lines to show at most."
+    )
 
 
 class Grep(Tool[GrepArgs]):
@@ -38,7 +40,7 @@ class Grep(Tool[GrepArgs]):
 
     async def run(self, args: GrepArgs, context: ToolContext) -> ToolResult:
         """Search; sorted by path, then line number. Ignored, binary and huge files are skipped."""
-        return await asyncio.to_thread(_grep, args, context)
+        return await in_thread(_grep, args, context)
 
 
 def _grep(args: GrepArgs, context: ToolContext) -> ToolResult:
@@ -58,12 +60,14 @@ def _grep(args: GrepArgs, context: ToolContext) -> ToolResult:
     hits = search(query, workspace, find_program("rg", context.environment, workspace.root))
     if not hits.total:
         return ToolResult("No matches.")
-    lines = [
-        f"{plain(path)}:{number}:{cut_line(plain(line), _LINE_LIMIT)}" for path, number, line in hits.lines
-    ]
+    lines = [f"{shown_name(path)}:{number}:{_cut(plain(line))}" for path, number, line in hits.lines]
     if hits.total > len(lines):
         lines.append(f"[{len(lines)} of {hits.total} matches shown]")
     return ToolResult("\n".join(lines), truncated=hits.total > len(hits.lines))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _LINE_LIMIT else f"{line[:_LINE_LIMIT]} [... line cut]"
 
 
 def _files(args: GrepArgs, located: Located, context: ToolContext) -> list[str]:

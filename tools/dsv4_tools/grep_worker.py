@@ -13,6 +13,7 @@ import re
 import sys
 from typing import Any
 
+_LINE_CHARACTERS = 20_000
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -37,7 +38,7 @@ def search(request: dict[str, Any]) -> dict[str, Any]:
             if find(line):
                 total += 1
                 if len(matches) < request["keep"]:
-                    matches.append((path, number, line))
+                    matches.append((path, number, line[:_LINE_CHARACTERS]))
     return {"matches": matches, "total": total}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+RELAXED_LIMIT = 2_000_000  # characters; the relaxed rungs keep a position for each
 _BLANKS = " \t\r\f\v"
 _TRAILING = re.compile(r"[ \t\r\f\v]+(?=\n|\Z)")
 _PUNCTUATION = str.maketrans(
@@ -71,7 +72,7 @@ def find(text: str, old: str, new: str, *, replace_all: bool) -> Found:
             Match.EXACT,
             tuple(Splice(at, at + len(old), _with_eol(text, at, new)) for at in starts),
         )
-    if old.strip():
+    if old.strip() and len(text) <= RELAXED_LIMIT:
         for match, fold in ((Match.WHITESPACE, _same), (Match.UNICODE, _fold_punctuation)):
             if splices := _normalised(text, old, new, fold, replace_all):
                 return Found(match, splices)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import os
 import re
 import secrets
@@ -89,8 +88,10 @@ class OutputBuffer:
         self._pending = ""
         if self._file is None:
             return Bounded((self._head + self._tail).rstrip("\n"))
-        with contextlib.suppress(OSError):
+        try:
             self._file.close()
+        except OSError:
+            self._path = None
         omitted = self._length - len(self._head) - len(self._tail)
         where = f"full output in {self._path}" if self._path else "the full output could not be kept"
         tail = self._tail.rstrip("\n")

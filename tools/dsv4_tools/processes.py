@@ -88,54 +88,57 @@ async def _wait(process: asyncio.subprocess.Process, pipe: _Pipe, seconds: float
 
 async def _finish(process: asyncio.subprocess.Process, mark: str) -> None:
     """Stop what is left. Also runs while the task is being cancelled, so every await is short."""
-    _signal_group(process.pid, signal.SIGTERM)
-    strays = _marked(mark)
-    _signal_all(strays, signal.SIGTERM)
-    if process.returncode is None or strays or _group_alive(process.pid):
-        deadline = asyncio.get_running_loop().time() + GRACE
-        while asyncio.get_running_loop().time() < deadline:
-            if process.returncode is not None and not _group_alive(process.pid) and not _marked(mark):
-                return
-            with contextlib.suppress(asyncio.CancelledError):  # a second cancel must not spare the children
-                await asyncio.sleep(0.02)
-        _signal_group(process.pid, signal.SIGKILL)
-        _signal_all(_marked(mark), signal.SIGKILL)
+    left = _left(process.pid, mark)
+    _signal(process.pid, left, signal.SIGTERM)
+    deadline = asyncio.get_running_loop().time() + GRACE
+    while process.returncode is None or left:
+        if asyncio.get_running_loop().time() > deadline:
+            _signal(process.pid, left, signal.SIGKILL)
+            break
+        with contextlib.suppress(asyncio.CancelledError):  # a second cancel must not spare the children
+            await asyncio.sleep(0.02)
+        left = _left(process.pid, mark)
     with contextlib.suppress(asyncio.CancelledError, TimeoutError):
         await asyncio.wait_for(process.wait(), GRACE)
 
 
-def _signal_group(pid: int, number: signal.Signals) -> None:
+def _signal(group: int, pids: Sequence[int], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
-
-
-def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
+        os.killpg(group, number)
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
 
 
-def _group_alive(pid: int) -> bool:
-    try:
-        os.killpg(pid, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
+def _left(group: int, mark: str) -> list[int]:
+    """Living processes of the command: in its group or session, or carrying its mark (Linux).
 
-
-def _marked(mark: str) -> list[int]:
-    """Processes that carry the mark of this call in their environment (Linux only)."""
+    Elsewhere only the group is known, and its number stands for all of it.
+    """
     if not sys.platform.startswith("linux"):
-        return []
+        try:
+            os.killpg(group, 0)
+        except (ProcessLookupError, PermissionError):
+            return []
+        return [group]
     needle = f"{_MARK}={mark}".encode()
     found: list[int] = []
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
-        with contextlib.suppress(OSError):
-            if needle in Path(entry.path, "environ").read_bytes():
+        with contextlib.suppress(OSError, ValueError):
+            state, _, pgrp, session = _stat(entry.path)
+            if state == "Z":
+                continue
+            if group in (pgrp, session) or needle in Path(entry.path, "environ").read_bytes():
                 found.append(int(entry.name))
     return found
+
+
+def _stat(folder: str) -> tuple[str, int, int, int]:
+    """State, parent, process group and session of a process; its name may hold blanks and parentheses."""
+    fields = Path(folder, "stat").read_text(errors="replace").rpartition(")")[2].split()
+    return fields[0], int(fields[1]), int(fields[2]), int(fields[3])
 
 
 class _Pipe:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
 from dsv4_tools.base import Effect, Tool, ToolContext, ToolError, ToolResult
 from dsv4_tools.text import cut_line, is_binary, lines_of
+from dsv4_tools.threads import in_thread
 
 SIZE_LIMIT = 2_000_000
 RANGE_SIZE_LIMIT = 64_000_000
@@ -19,8 +19,8 @@ class ReadArgs(BaseModel):
     """Arguments of `read`."""
 
     path: str = Field(description="File to read, relative to the workspace.")
-    offset: int = Field(1, ge=1, description="First line to show, counted from 1.")
-    limit: int = Field(2000, ge=1, description="How many lines to show at most.")
+    offset: int = Field(default=1, ge=1, description="First line to show, counted from 1.")
+    limit: int = Field(default=2000, ge=1, description="How many lines to show at most.")
 
 
 class Read(Tool[ReadArgs]):
@@ -32,7 +32,7 @@ class Read(Tool[ReadArgs]):
 
     async def run(self, args: ReadArgs, context: ToolContext) -> ToolResult:
         """Show the lines; a long file ends with a line that says how to go on."""
-        return await asyncio.to_thread(_read, args, context)
+        return await in_thread(_read, args, context)
 
 
 def _read(args: ReadArgs, context: ToolContext) -> ToolResult:

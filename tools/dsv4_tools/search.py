@@ -6,16 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dsv4_tools.base import ToolError
+from dsv4_tools.threads import supervised
 from dsv4_tools.workspace import Workspace
 
 SECONDS = 20.0
 FILE_BYTES = 5_000_000
 EXPLICIT_BYTES = 64_000_000
+LINE_CHARACTERS = 20_000
 _BATCH = 1_000
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _FLAGS = ("--no-config", "--no-messages", "--color=never", "--no-heading", "--with-filename", "--line-number")
@@ -41,8 +44,8 @@ class Hits:
     total: int
 
 
-class _Unsupported(Exception):
-    """ripgrep does not know this pattern's syntax; Python may."""
+class _Failed(Exception):
+    """A search program gave up, as ripgrep does for a pattern whose syntax only Python knows."""
 
 
 def search(query: Query, workspace: Workspace, ripgrep: str | None) -> Hits:
@@ -53,7 +56,7 @@ def search(query: Query, workspace: Workspace, ripgrep: str | None) -> Hits:
     if ripgrep is not None:
         try:
             return _with_ripgrep(ripgrep, query, workspace.root)
-        except _Unsupported:
+        except _Failed:
             pass
     return _with_python(query, workspace.root)
 
@@ -68,10 +71,11 @@ def _with_python(query: Query, root: Path) -> Hits:
         "max_bytes": query.max_bytes,
     }
     worker = Path(__file__).with_name("grep_worker.py")
-    done = _run([sys.executable, "-I", "-S", str(worker)], json.dumps(request).encode(), root)
-    if done.returncode:
-        raise ToolError(f"the search failed (exit {done.returncode}).")
-    answer = json.loads(done.stdout)
+    try:
+        output = b"".join(_run([sys.executable, "-I", "-S", str(worker)], json.dumps(request).encode(), root))
+    except _Failed as error:
+        raise ToolError("the search failed.") from error
+    answer = json.loads(output)
     if "error" in answer:
         raise ToolError(
             f"invalid regular expression: {answer['error']}; set literal to search for plain text."
@@ -85,10 +89,10 @@ def _with_ripgrep(program: str, query: Query, root: Path) -> Hits:
     binary: dict[str, bool] = {}
     flags = [program, *_FLAGS, *_MORE_FLAGS, *(["--fixed-strings"] if query.literal else [])]
     for batch in _batches(_within(query.files, root, query.max_bytes)):
-        done = _run([*flags, "--", query.pattern, *batch], b"", root)
-        if done.returncode not in (0, 1) and not done.stdout:
-            raise _Unsupported
-        for path, number, line in _parse(done.stdout):
+        for row in _run([*flags, "--", query.pattern, *batch], b"", root):
+            if (hit := _parse(row)) is None:
+                continue
+            path, number, line = hit
             if path not in binary:
                 binary[path] = _is_binary(root / path)
             if binary[path]:
@@ -120,13 +124,13 @@ def _batches(files: Iterator[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _parse(output: bytes) -> Iterator[tuple[str, int, str]]:
-    for row in output.split(b"\n"):
-        name, separator, rest = row.partition(b"\0")
-        number, colon, line = rest.partition(b":")
-        if separator and colon and number.isdigit():
-            text = line.decode("utf-8", "replace").removesuffix("\r")
-            yield os.fsdecode(name).removeprefix("./"), int(number), text.removeprefix("\ufeff")
+def _parse(row: bytes) -> tuple[str, int, str] | None:
+    name, separator, rest = row.removesuffix(b"\n").partition(b"\0")
+    number, colon, line = rest.partition(b":")
+    if not separator or not colon or not number.isdigit():
+        return None
+    text = line.decode("utf-8", "replace").removesuffix("\r").removeprefix("\ufeff")
+    return os.fsdecode(name).removeprefix("./"), int(number), text[:LINE_CHARACTERS]
 
 
 def _is_binary(path: Path) -> bool:
@@ -137,15 +141,33 @@ def _is_binary(path: Path) -> bool:
     return b"\0" in data and not data.startswith(_UTF16)
 
 
-def _run(argv: list[str], stdin: bytes, root: Path) -> subprocess.CompletedProcess[bytes]:
-    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:surrogateescape"}
+def _run(argv: list[str], stdin: bytes, root: Path) -> Iterator[bytes]:
+    """The output of a search program line by line. Raises ToolError when it takes too long or cannot run.
+
+    The last thing yielded is nothing; a failed program raises _Failed at the end.
+    """
+    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
     try:
-        return subprocess.run(
-            argv, input=stdin, capture_output=True, timeout=SECONDS, check=False, cwd=root, env=environment
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ToolError(
-            f"the search took longer than {SECONDS:.0f} s; use a simpler pattern or a narrower path."
-        ) from error
+        with tempfile.TemporaryFile() as request:
+            request.write(stdin)
+            request.seek(0)
+            process = subprocess.Popen(
+                argv,
+                stdin=request,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=root,
+                env=environment,
+            )
     except OSError as error:
         raise ToolError(f"the search could not be started: {error}.") from error
+    with process, supervised(process, SECONDS) as late:
+        assert process.stdout is not None
+        yield from process.stdout
+        code = process.wait()
+    if late.is_set():
+        raise ToolError(
+            f"the search took longer than {SECONDS:.0f} s; use a simpler pattern or a narrower path."
+        )
+    if code not in (0, 1):
+        raise _Failed

@@ -16,7 +16,9 @@ class ShellArgs(BaseModel):
     """Arguments of `shell`."""
 
     command: str = Field(description="Bash command line, run in the workspace root.")
-    timeout: int = Field(120, ge=1, le=3600, description="Seconds after which the command is stopped.")
+    timeout: int = Field(
+        default=120, ge=1, le=3600, description="Seconds after which the command is stopped."
+    )
 
 
 class Shell(Tool[ShellArgs]):

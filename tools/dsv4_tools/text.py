@@ -11,6 +11,7 @@ from dsv4_tools.base import ToolError
 
 LINE_LIMIT = 2_000
 _DIFF_LIMIT = 4_000_000  # product of line counts up to which a real diff is made
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 _UNPRINTABLE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -88,6 +89,13 @@ def cut_line(line: str, limit: int = LINE_LIMIT) -> str:
 def visible(text: str) -> str:
     """The text with lone surrogates, which no encoder takes, shown as U+FFFD."""
     return _UNPRINTABLE.sub("\ufffd", text)
+
+
+def shown_name(path: str) -> str:
+    """A file name on one line: control characters and undecodable bytes as escapes."""
+    if path.isprintable():
+        return path
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], path)
 
 
 def plural(count: int, noun: str) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pathspec
 
+from dsv4_tools.base import ToolError
 from dsv4_tools.workspace import Workspace
 
 _RULES_LIMIT = 1_000_000
+_SECONDS = 20.0
 
 
 class _Rules:
@@ -58,7 +61,7 @@ def files_under(workspace: Workspace, start: Path) -> Iterator[str]:
     """Relative posix paths of the regular files below the folder `start`, sorted within each folder.
 
     Skipped: `.git`, what ignore rules exclude (unless `start` itself is ignored: then it was asked for),
-    symbolic links, devices, unreadable folders.
+    symbolic links, devices, unreadable folders. Raises ToolError after 20 s.
     """
     rules = _Rules().with_file(workspace.root / ".git" / "info" / "exclude").with_folder(workspace.root, "")
     folder, prefix = workspace.root, ""
@@ -67,10 +70,13 @@ def files_under(workspace: Workspace, start: Path) -> Iterator[str]:
         if rules.ignores(prefix):
             rules = _Rules()
         rules = rules.with_folder(folder, prefix)
-    yield from _walk(start, prefix, rules)
+    deadline = time.monotonic() + _SECONDS
+    yield from _walk(start, prefix, rules, deadline)
 
 
-def _walk(folder: Path, prefix: str, rules: _Rules) -> Iterator[str]:
+def _walk(folder: Path, prefix: str, rules: _Rules, deadline: float) -> Iterator[str]:
+    if time.monotonic() > deadline:
+        raise ToolError("the folder holds too many files; give a narrower path.")
     try:
         with os.scandir(folder) as entries:
             listing = sorted(entries, key=lambda entry: entry.name)
@@ -89,6 +95,6 @@ def _walk(folder: Path, prefix: str, rules: _Rules) -> Iterator[str]:
         if is_folder:
             if not rules.ignores(f"{path}/"):
                 inner = Path(entry.path)
-                yield from _walk(inner, f"{path}/", rules.with_folder(inner, f"{path}/"))
+                yield from _walk(inner, f"{path}/", rules.with_folder(inner, f"{path}/"), deadline)
         elif not rules.ignores(path):
             yield path

@@ -256,6 +256,6 @@ def _named(error: OSError, shown: str) -> ToolError:
         case errno.ENAMETOOLONG:
             return ToolError(f"{shown[:80]}...: the name is too long.")
         case number if number in _NO_SPACE:
-            return ToolError(f"{shown} was not written: the disk is full. The file is as it was before.")
+            return ToolError(f"{shown} was not written: the disk is full; nothing was changed.")
         case _:
             return ToolError(f"{shown}: {error.strerror or error}.")

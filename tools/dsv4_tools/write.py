@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
 from dsv4_tools.base import ChangeKind, Effect, FileChange, Tool, ToolContext, ToolError, ToolResult
 from dsv4_tools.text import changed_lines, encode_argument, line_count, plural
+from dsv4_tools.threads import in_thread
 
 _OLD_LIMIT = 16_000_000
 
@@ -29,10 +29,11 @@ class Write(Tool[WriteArgs]):
 
     async def run(self, args: WriteArgs, context: ToolContext) -> ToolResult:
         """Write exactly `content`; missing folders are made."""
-        return await asyncio.to_thread(_write, args, context)
+        return await in_thread(_write, args, context)
 
 
 def _write(args: WriteArgs, context: ToolContext) -> ToolResult:
+    context.require_writable()
     workspace = context.workspace
     located = workspace.locate(args.path)
     if args.path.endswith("/"):

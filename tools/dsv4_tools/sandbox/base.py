@@ -35,12 +35,14 @@ class Wrapped:
 class Sandbox(Protocol):
     """One substrate with one policy.
 
-    `effective` is what is really enforced and goes into the `init` event with `network`; `degraded` and
-    `reason` say when that is less than the session would want.
+    `policy` is what was asked for, and file tools obey it as well. `effective` is what is really enforced; it
+    goes into the `init` event with `network`. `degraded` and `reason` say when that is less than wanted.
     """
 
     @property
     def name(self) -> str: ...
+    @property
+    def policy(self) -> Policy: ...
     @property
     def effective(self) -> str: ...
     @property

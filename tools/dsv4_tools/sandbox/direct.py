@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsv4_tools.sandbox.base import Network, Wrapped
+from dsv4_tools.sandbox.base import Network, Policy, Wrapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,7 @@ class Direct:
 
     degraded: bool = False
     reason: str | None = None
+    policy: Policy = Policy.OFF
     name: str = "direct"
     effective: str = "off"
     network: Network = Network.ON

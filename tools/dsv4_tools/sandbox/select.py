@@ -34,5 +34,5 @@ def choose(
     except SandboxUnavailable as error:
         if explicit:
             raise
-        return Direct(degraded=True, reason=error.cause)
+        return Direct(degraded=True, reason=error.cause, policy=policy)
     return Bubblewrap(program, policy)
