@@ -200,7 +200,7 @@ def refuse_foreign_names(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
     if any(name.startswith(("model.", "lm_head.")) for name in tensors):
         raise CheckpointError(
             "the tensors carry transformers names, not DeepSeek's own.",
-            "Use the original files of the model's repository (embed.weight, layers.0.attn.wq_a.weight, ...): "
+            "Use the original files of the model's repository (embed.weight, layers.0.attn.wq_a.weight): "
             "what save_pretrained of transformers writes can't be read back here, with either save format.",
             file=path,
             tensor=first,
