@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from dsv4_agent.backends.base import Finished, GenerationRequest, ModelError, SampledText
 from dsv4_agent.backends.scripted import (
     Call,

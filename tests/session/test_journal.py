@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from dsv4_agent.session.journal import Journal, JournalError, read_journal
 
 
@@ -113,7 +114,7 @@ def test_a_failed_write_is_named_and_final(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(JournalError, match="No space left on device.*DSV4_STATE_DIR"):
+    with pytest.raises(JournalError, match=r"No space left on device.*DSV4_STATE_DIR"):
         journal.write("event", {})
     monkeypatch.undo()
     with pytest.raises(JournalError):

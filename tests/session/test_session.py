@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from dsv4_agent.dsml.segments import Segment
 from dsv4_agent.session.journal import JournalError
 from dsv4_agent.session.session import CallRecord, Session, replay, state_directory
@@ -18,7 +19,9 @@ def prompt() -> Entry:
 def test_replay_rebuilds_the_transcript_from_the_journal_alone(tmp_path: Path) -> None:
     session = Session.create(directory=tmp_path)
     session.append(prompt())
-    session.append(Entry(EntryKind.USER, 0, (Segment("x", False),), (3,), ({"role": "user", "content": "x"},)))
+    session.append(
+        Entry(EntryKind.USER, 0, (Segment("x", False),), (3,), ({"role": "user", "content": "x"},))
+    )
     session.record_event({"type": "turn.started", "turn": 1})
     session.append(Entry(EntryKind.SAMPLED, 1, (Segment("y", True),), (4,), closed=False, reasoning_tokens=1))
     session.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from dsv4_agent.dsml.segments import Segment
 from dsv4_agent.session.transcript import Entry, EntryKind, Transcript, TranscriptError
 
@@ -12,10 +13,11 @@ def entry(kind: EntryKind, text: str, ids: tuple[int, ...] | None, turn: int = 0
 
 
 def example() -> Transcript:
+    hello = ({"role": "user", "content": "hello"},)
     return Transcript(
         [
             entry(EntryKind.PROMPT, "system", (1, 2), messages=({"role": "system", "content": "s"},)),
-            entry(EntryKind.USER, "hello", (3,), messages=({"role": "user", "content": "hello"},), closed=False),
+            entry(EntryKind.USER, "hello", (3,), messages=hello, closed=False),
             entry(EntryKind.SAMPLED, "hi", (4, 5), 1, messages=({"role": "assistant", "content": "hi"},)),
         ]
     )
@@ -66,7 +68,11 @@ def test_the_prompt_entry_is_first_and_only_once() -> None:
 
 def test_last_results_only_right_after_results() -> None:
     transcript = example()
-    results = ({"role": "tool", "content": "a"}, {"role": "tool", "content": "b"}, {"role": "user", "content": "n"})
+    results = (
+        {"role": "tool", "content": "a"},
+        {"role": "tool", "content": "b"},
+        {"role": "user", "content": "n"},
+    )
     transcript.append(entry(EntryKind.TOOL_RESULTS, "r", (6,), 1, messages=results))
     assert transcript.last_results() == ("a", "b")
     transcript.append(entry(EntryKind.SAMPLED, "s", (7,), 2))
