@@ -65,6 +65,7 @@ def test_overlapping_places_are_ambiguous() -> None:
         ("a  \nb\n", "a\nb", "a\nc", "a  \nc\n", Match.WHITESPACE),
         ("a\r\nb\r\nc\r\n", "a\nb\n", "a\nx\ny\n", "a\r\nx\r\ny\r\nc\r\n", Match.WHITESPACE),
         ("a\r\nb\r\n", "a", "x\ny", "x\r\ny\r\nb\r\n", Match.EXACT),
+        ("a\nb\nc\n", "a\r\nb\r\n", "a\r\nx\r\n", "a\nx\nc\n", Match.WHITESPACE),
         ("foo\nlast", "last\n", "new\n", "foo\nnew", Match.WHITESPACE),
         ("x = foo\n", "x = foo ", "x = bar", "x = bar\n", Match.WHITESPACE),
         ("say(\u201chi\u201d)\n", 'say("hi")', 'say("ho")', 'say("ho")\n', Match.UNICODE),

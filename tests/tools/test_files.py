@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from dsv4_tools.text import changed_lines
 
 from tests.tools.conftest import Call
 
@@ -90,3 +91,17 @@ async def test_write_refuses_what_is_not_text(call: Call, root: Path) -> None:
     assert (await call("write", path="d", content="x")).text == "Error: d is a directory."
     assert (await call("write", path="n/", content="x")).text == "Error: n/ is a directory."
     assert not (root / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "counts"),
+    [
+        ("", "one", (1, 0)),
+        ("", "a\nb\n", (2, 0)),
+        ("a", "a\n", (1, 1)),
+        ("a\nb\n", "", (0, 2)),
+        ("x\x0cy", "x", (1, 1)),
+    ],
+)
+def test_changed_lines(old: str, new: str, counts: tuple[int, int]) -> None:
+    assert changed_lines(old, new) == counts

@@ -71,3 +71,7 @@ def test_output_that_cannot_be_spilled_is_still_shown(tmp_path: Path) -> None:
     kept = bounded("z" * 40_000, tmp_path / "file" / "sub", "x")
     assert kept.path is None
     assert "could not be kept" in kept.text
+
+
+def test_hostile_backspaces_cost_one_pass() -> None:
+    assert plain("a" * 200_000 + "\b" * 200_000 + "x") == "x"

@@ -153,3 +153,14 @@ async def test_file_tools_obey_a_read_only_session(context: ToolContext, git: Gi
             await tools[name].run(tools[name].Args.model_validate(arguments), reading)
     assert (await tools["read"].run(tools["read"].Args.model_validate({"path": "f"}), reading)).text == "1\ta"
     assert git("status", "--porcelain") == "?? f\n"
+
+
+@works
+async def test_hooks_behind_a_linked_git_folder_are_protected(
+    context: ToolContext, git: Git, root: Path
+) -> None:
+    (root / ".git").rename(root / "real")
+    (root / ".git").symlink_to("real")
+    for hooks in (".git/hooks", "real/hooks"):
+        await run(context, Policy.WORKSPACE_WRITE, f"echo x > {hooks}/pre-commit")
+    assert not (root / "real" / "hooks" / "pre-commit").exists()

@@ -73,6 +73,8 @@ def find(text: str, old: str, new: str, *, replace_all: bool) -> Found:
             tuple(Splice(at, at + len(old), _with_eol(text, at, new)) for at in starts),
         )
     if old.strip() and len(text) <= RELAXED_LIMIT:
+        if "\r\n" in old:  # line endings are relaxed as well: the file's own are used
+            old, new = old.replace("\r\n", "\n"), new.replace("\r\n", "\n")
         for match, fold in ((Match.WHITESPACE, _same), (Match.UNICODE, _fold_punctuation)):
             if splices := _normalised(text, old, new, fold, replace_all):
                 return Found(match, splices)

@@ -15,7 +15,6 @@ _PENDING_LIMIT = 65_536
 _OSC = re.compile(r"(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\n\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?")
 _CSI = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?")
 _ESCAPE = re.compile(r"\x1b[ -/]*[0-~]?")
-_OVERSTRIKE = re.compile(r"[^\n\x08]\x08")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -28,14 +27,22 @@ def plain(text: str) -> str:
         return text
     for sequence in (_OSC, _CSI, _ESCAPE):
         text = sequence.sub("", text)
-    while "\b" in text:
-        shorter = _OVERSTRIKE.sub("", text)
-        if shorter == text:
-            break
-        text = shorter
+    if "\b" in text:
+        text = _backspaced(text)
     if "\r" in text:
         text = "\n".join(_last_version(line) for line in text.split("\n"))
     return _CONTROL.sub("", text)
+
+
+def _backspaced(text: str) -> str:
+    """Each backspace takes the character before it, but no newline. One pass: output may be hostile."""
+    kept: list[str] = []
+    for char in text:
+        if char != "\b":
+            kept.append(char)
+        elif kept and kept[-1] != "\n":
+            kept.pop()
+    return "".join(kept)
 
 
 def _last_version(line: str) -> str:

@@ -12,6 +12,7 @@ from dsv4_tools.base import ToolError
 LINE_LIMIT = 2_000
 _DIFF_LIMIT = 4_000_000  # product of line counts up to which a real diff is made
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _UNPRINTABLE = re.compile(r"[\ud800-\udfff]")
 
 
@@ -105,7 +106,7 @@ def plural(count: int, noun: str) -> str:
 
 def changed_lines(old: str, new: str) -> tuple[int, int]:
     """How many lines were added and removed between two texts."""
-    before, after = old.splitlines(keepends=True), new.splitlines(keepends=True)
+    before, after = _LINE.findall(old), _LINE.findall(new)
     start = 0
     limit = min(len(before), len(after))
     while start < limit and before[start] == after[start]:

@@ -64,8 +64,8 @@ class Bubblewrap:
             yield from ("--ro-bind", str(workspace), str(workspace))
             return
         yield from ("--bind", str(workspace), str(workspace))
-        git = workspace / ".git"
-        if git.is_symlink():
+        git = (workspace / ".git").resolve()
+        if not git.is_relative_to(workspace):
             return
         if git.is_dir():
             yield from _git_mounts(git)
