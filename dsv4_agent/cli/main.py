@@ -10,6 +10,7 @@ from dsv4_agent.version import __version__
 
 def main() -> int:
     """Run the command line; returns or exits with the documented exit code, never with a traceback."""
+    _open_missing_streams()
     arguments = sys.argv[1:]
     if arguments in (["--version"], ["-V"]):
         print(f"dsv4 {__version__}")
@@ -28,11 +29,23 @@ def main() -> int:
     return 0
 
 
+def _open_missing_streams() -> None:
+    """The number of a stream closed at the start would go to the next file opened, to be written into."""
+    for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, mode)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+
+
 def _internal_error(error: Exception) -> int:
     from dsv4_agent.headless.crash_report import write_crash_report
 
     where = write_crash_report(error)
-    report = f"; report: {where}" if where else ""
+    report = f". Report: {where}" if where else ""
     print(f"dsv4: error: internal error ({type(error).__name__}){report}", file=sys.stderr)
     return 1
 

@@ -45,7 +45,7 @@ def conclude(result: Result, options: RunOptions, repository: Repository) -> Res
     What goes wrong here becomes the ending of a run that was fine so far; it never hides an earlier error.
     """
     try:
-        changes = repository.changes()
+        changes = repository.changes() if repository.recorded else _reported(result)
         result = _with_changes(result, changes, repository)
         result = _judged(result, options, changes)
         if options.patch_file is not None:
@@ -62,6 +62,11 @@ def conclude(result: Result, options: RunOptions, repository: Repository) -> Res
             if not result["is_error"]:
                 result = ended(result, failure.ending, failure.line(), failure.code)
     return result
+
+
+def _reported(result: Result) -> Changes:
+    """What the tools said they changed, where the directory is too large to be compared."""
+    return Changes(tuple(sorted(result["files_changed"])), 0, 0, b"")
 
 
 def _with_changes(result: Result, changes: Changes, repository: Repository) -> Result:

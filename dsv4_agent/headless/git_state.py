@@ -3,12 +3,14 @@
 Two snapshots of the work tree are written as trees into a throw-away git directory of our own, so nothing is
 added to the repository, its configuration (filters, hooks, fsmonitor) has no effect, and edits, shell
 commands, new files and commits all show in one diff. The index is copied first: unchanged files are then not
-read again.
+read again. Files over 16 MB that git does not track are left out, and a plain directory that is large is not
+recorded at all, since a snapshot copies what it doesn't find in the repository.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -34,6 +36,10 @@ _SAFE: Final = (
 _COMPARISON_KEYS: Final = (
     r"^core\.(filemode|autocrlf|eol|ignorecase|symlinks|precomposeunicode|excludesfile)$"
 )
+_PATTERN_SIGNS: Final = re.compile(rb"[\\*?\[\]!# ]")
+_LARGE_FILE: Final = 16 << 20  # bytes
+_PLAIN_FILES: Final = 5_000
+_PLAIN_BYTES: Final = 64 << 20
 _TIMEOUT: Final = 120.0  # seconds; a first snapshot of a huge tree without an index reads every file
 
 
@@ -95,14 +101,17 @@ class Repository:
         found = top_level(directory)
         self.is_git = found is not None
         self.root = found or directory
+        self.recorded = self.is_git or _is_small(self.root)
         self._shadow = Path(tempfile.mkdtemp(prefix="dsv4-snapshot-"))
         try:
             self.head = _line(self.root, "rev-parse", "--verify", "-q", "HEAD") if self.is_git else None
             self._branch = _line(self.root, "symbolic-ref", "-q", "--short", "HEAD") if self.is_git else None
-            self._prepare()
-            staged = self._staged()
-            self._base = self._snapshot()
-            self.dirty = self._is_dirty(staged)
+            self._base, self.dirty = "", False
+            if self.recorded:
+                self._prepare()
+                staged = self._staged()
+                self._base = self._snapshot()
+                self.dirty = self._is_dirty(staged)
         except BaseException:
             self.close()
             raise
@@ -112,7 +121,7 @@ class Repository:
         return GitInfo(self.head, self._branch, self.dirty) if self.is_git else None
 
     def changes(self) -> Changes:
-        """Everything that differs from the first snapshot now."""
+        """Everything that differs from the first snapshot now; `recorded` says whether there is one."""
         now = self._snapshot()
         numbers = self._in_shadow("diff-tree", "-r", "--numstat", "-z", "--no-renames", self._base, now)
         files: list[str] = []
@@ -191,11 +200,21 @@ class Repository:
 
     def _snapshot(self) -> str:
         """The work tree as a tree id. Unreadable files are left out, on both sides alike."""
+        self._leave_out_large_files()
         added = self._run_in_shadow("add", "-A", "--ignore-errors", ".")
         if added.returncode != 0 and b"index" in added.stderr:
             (self._shadow / "index").unlink(missing_ok=True)  # e.g. a split index: read everything instead
             self._run_in_shadow("add", "-A", "--ignore-errors", ".")
         return self._in_shadow("write-tree").decode("ascii").strip()
+
+    def _leave_out_large_files(self) -> None:
+        untracked = self._run_in_shadow("ls-files", "-o", "-z", "--exclude-standard").stdout.split(b"\0")
+        large = [name for name in untracked if name and _size(self.root / os.fsdecode(name)) > _LARGE_FILE]
+        if large:
+            (self._shadow / "info").mkdir(exist_ok=True)
+            with (self._shadow / "info" / "exclude").open("ab") as file:
+                file.writelines(b"\n/" + _PATTERN_SIGNS.sub(rb"\\\g<0>", name) for name in large)
+                file.write(b"\n")
 
     def _in_shadow(self, *arguments: str) -> bytes:
         return self._check(self._run_in_shadow(*arguments), arguments[0])
@@ -214,3 +233,22 @@ class Repository:
             f"the work tree could not be recorded (git {name}: {words[-1] if words else 'failed'})",
             "Free space in the temporary directory and check the files' permissions.",
         )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0
+
+
+def _is_small(directory: Path) -> bool:
+    """Whether a directory may be copied for a comparison; looks at no more files than that takes."""
+    files = size = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            files += 1
+            size += _size(Path(folder) / name)
+            if files > _PLAIN_FILES or size > _PLAIN_BYTES:
+                return False
+    return True

@@ -52,6 +52,11 @@ class Reporter:
         elif answer := str(result["result"]).strip("\n"):
             self._output.write(plain(answer) + "\n")
 
+    @property
+    def broken(self) -> bool:
+        """Whether stdout has refused a write."""
+        return self._output.broken
+
     def _projected(self, event: Event) -> Event | None:
         options = self._options
         match event:

@@ -16,18 +16,16 @@ class StandardOutput:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self.broken = False
 
     @classmethod
     def claim(cls) -> StandardOutput:
         """Take descriptor 1 and point it at stderr, so that a stray print can't spoil the answer or the JSON.
-
-        With stdout closed from the start everything goes to the null device.
+        Raises `OSError` where descriptor 1 is closed: the entry point opens missing streams first.
         """
-        try:
+        if sys.stdout is not None:
             sys.stdout.flush()
-            kept = os.dup(1)
-        except (OSError, AttributeError, ValueError):
-            return cls(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+        kept = os.dup(1)
         os.set_inheritable(kept, False)
         with contextlib.suppress(OSError):
             os.dup2(2, 1)
@@ -36,8 +34,12 @@ class StandardOutput:
     def write(self, text: str) -> None:
         """Write all of `text` now. A full disk and the like raise `OSError`."""
         view = memoryview(without_surrogates(text).encode())
-        while view:
-            view = view[os.write(self._descriptor, view) :]
+        try:
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        except OSError:
+            self.broken = True
+            raise
 
     def write_json(self, value: Mapping[str, object]) -> None:
         """One JSON object on a line."""

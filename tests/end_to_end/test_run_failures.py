@@ -138,7 +138,8 @@ def test_a_path_outside_the_workspace_and_a_file_of_invalid_utf8_are_told_to_the
     (dsv4.repository / "binary").write_bytes(b"\xff\xfe\x00old\x80")
     (dsv4.repository / "link").symlink_to("/etc")
     script = (
-        "call: read\n  path: /etc/passwd\ncall: read\n  path: ../state\ncall: write\n  path: link/x\n  content: y\n"
+        "call: read\n  path: /etc/passwd\ncall: read\n  path: ../state\n"
+        "call: write\n  path: link/x\n  content: y\n"
         "call: read\n  path: binary\n---\n" + ANSWER
     )
     code, events = dsv4.stream(script, "--fail-if-no-changes")
@@ -186,10 +187,10 @@ def test_an_internal_error_leaves_a_report_without_secrets(dsv4: Any, helpers: A
     done = dsv4("run", "x", "--model", dsv4.script(ANSWER), "--json")
     assert done.returncode == 1
     (line,) = done.stderr.decode().splitlines()
-    assert line.startswith("dsv4: error: internal error (ZeroDivisionError); report: ")
-    report = Path(line.rpartition("report: ")[2]).read_text()
+    assert line.startswith("dsv4: error: internal error (ZeroDivisionError). Report: ")
+    report = Path(line.rpartition("Report: ")[2]).read_text()
     assert "ZeroDivisionError: broken" in report and "hunter3" not in report
-    assert Path(line.rpartition("report: ")[2]).stat().st_mode & 0o777 == 0o600
+    assert Path(line.rpartition("Report: ")[2]).stat().st_mode & 0o777 == 0o600
     (result,) = helpers.check_stream(done.stdout)
     assert result["subtype"] == "error_internal"
 

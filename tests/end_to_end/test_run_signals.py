@@ -88,7 +88,8 @@ def test_two_interrupts_end_at_once(dsv4: Any, helpers: Any) -> None:
 
 
 def test_a_reader_that_goes_away_is_quiet_141(dsv4: Any, helpers: Any) -> None:
-    script = "call: read\n  path: a.py\n---\ndelay: 1\ncall: edit\n  path: a.py\n  old_string: old\n  new_string: new\n"
+    edit = "call: edit\n  path: a.py\n  old_string: old\n  new_string: new\n"
+    script = f"call: read\n  path: a.py\n---\ndelay: 1\n{edit}"
     process = dsv4.start("run", "x", "--model", dsv4.script(script + "---\ntext: done\n"), "--json")
     assert process.stdout is not None and process.stderr is not None
     process.stdout.readline()

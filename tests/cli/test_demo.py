@@ -1,0 +1,65 @@
+"""`dsv4 demo` judges the outcome by the files, not by what the model says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dsv4_agent.cli import demo
+
+
+def run_demo(model: str, state: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "dsv4_agent.cli.main", "demo", "--model", model],
+        env={**os.environ, "DSV4_STATE_DIR": str(state), "TMPDIR": str(state)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_model_that_only_claims_success_fails_the_demo(tmp_path: Path) -> None:
+    script = tmp_path / "s"
+    script.write_text("text: All done, trust me.\n")
+    done = run_demo(f"scripted:{script}", tmp_path)
+    assert done.returncode == 1
+    assert "not as expected: cart.py, checkout.py, test_cart.py" in done.stdout
+    assert "the tests of the sample fail" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]  # no sample left behind
+
+
+def test_a_model_that_does_the_task_passes(tmp_path: Path) -> None:
+    task = demo._tasks()[1]
+    script = tmp_path / "s"
+    script.write_text(
+        "call: shell\n  command: python3 -m unittest -q\n---\n"
+        "call: edit\n  path: cart.py\n  old_string: ad_tax(price)\n  new_string: add_tax(price)\n---\n"
+        "call: shell\n  command: python3 -m unittest -q\n---\ntext: Fixed.\n"
+    )
+    os.environ["DSV4_STATE_DIR"] = str(tmp_path / "state")
+    try:
+        assert demo._show(tmp_path / "repo", task, f"scripted:{script}")
+        assert not demo._show(tmp_path / "other", demo._tasks()[0], f"scripted:{script}")
+    finally:
+        del os.environ["DSV4_STATE_DIR"]
+
+
+def test_the_sample_is_broken_as_told() -> None:
+    rename, fix = demo._tasks()
+    assert rename.files != rename.expected and fix.files != fix.expected
+    assert "ad_tax" in fix.files["cart.py"] and "ad_tax" not in fix.expected["cart.py"]
+
+
+@pytest.mark.slow
+def test_the_built_in_model_does_both_tasks(tmp_path: Path) -> None:
+    engine = pytest.importorskip("dsv4_model.engine")
+    if not any((Path(engine.__file__).parent / "nano" / "weights").glob("*.safetensors")):
+        pytest.skip("the built-in model has no weights yet")
+    done = run_demo("nano", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
