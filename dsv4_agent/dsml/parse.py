@@ -98,6 +98,7 @@ class StreamParser:
         self._content: list[str] = []
         self._unreadable_block = False
         self._cut_head = False
+        self._quoting = False
         self._message: ParsedMessage | None = None
         self.final_events: tuple[ParseEvent, ...] = ()
 
@@ -191,7 +192,7 @@ class StreamParser:
                     used = self._block_begin(text, start, final)
                     if used != start:
                         return used
-                self._say("<")
+                return self._quoted_wrapper(text, start, final)
             case mark if mark == MARK_END_THINK:
                 self._end_think()
             case mark if mark == MARK_THINK and not self._reasoning and not self._content:
@@ -203,11 +204,25 @@ class StreamParser:
                 self._say(spelled(mark))
         return start + 1
 
+    def _quoted_wrapper(self, text: str, start: int, final: bool) -> int | None:
+        """Say a `<` that begins no block; a wrapper in a sentence makes the calls behind it a quotation."""
+        for pattern, opens in ((patterns.CALLS_OPEN, True), (patterns.CALLS_CLOSE, False)):
+            match pattern.match(text, start, final):
+                case Outcome.MORE:
+                    return None
+                case re.Match() as found:
+                    self._quoting = opens
+                    self._say(spelled(found.group()))
+                    return found.end()
+        self._say("<")
+        return start + 1
+
     def _end_think(self) -> None:
         if self._state is _State.THINKING:
             self._say(self._take_newlines(), hold=False)
             self._state = _State.CONTENT
             self._lines = LineTracker()
+            self._quoting = False
         elif self._id_lexer is None and (self._lines.fenced or self._lines.last == "`"):
             self._say(spelled(MARK_END_THINK))  # text alone can't tell a quotation from the token
         else:
@@ -269,6 +284,8 @@ class StreamParser:
         thinking = self._state is _State.THINKING
         known = self._tools is None or name in self._tools
         led = self._newlines == _NEXT_TO_BLOCK
+        if self._quoting and not is_wrapped and not led:
+            return None
         written_well = is_wrapped and led and MARK_DSML in found.group() and not name.startswith("$")
         if not known and (thinking or not written_well):
             return None
@@ -280,6 +297,7 @@ class StreamParser:
             self._repair(RepairKind.DRAFT_IN_REASONING, "calls drafted in the reasoning dropped")
             self._block.calls.clear()
         self._newlines = ""
+        self._quoting = False
         self._state = _State.BLOCK
         self._block.begin(
             found.group(),
