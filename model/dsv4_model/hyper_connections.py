@@ -10,11 +10,14 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["Mixing", "collapse", "mixing", "post", "pre", "sinkhorn"]
+
+FEW_TOKENS = 8
 
 
 class Mixing(NamedTuple):
@@ -32,10 +35,18 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # a table first used while serving must serve autograd later
 def _group_sums(h: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """0/1 matrices that replace each of h*h numbers by its column's sum, and by its row's sum."""
     ones, eye = torch.ones(h, h, device=device), torch.eye(h, device=device)
     return torch.kron(ones, eye), torch.kron(eye, ones)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _scale_of_map(h: int, device: torch.device) -> Tensor:
+    """Which of the three scales each of the ``(2 + h) * h`` maps takes."""
+    return torch.tensor([0] * h + [1] * h + [2] * (h * h), device=device)
 
 
 class _Sinkhorn(torch.autograd.Function):
@@ -70,13 +81,24 @@ class _Sinkhorn(torch.autograd.Function):
         return grad, None, None
 
 
+def _sinkhorn_of_few(matrix: Tensor, iterations: int, eps: float) -> Tensor:
+    """Decoding: 39 half-steps on 16 numbers are all dispatch, which NumPy does five times cheaper."""
+    c = matrix.numpy()
+    for step in range(2 * iterations - 1):
+        c = c / (np.add.reduce(c, axis=step % 2, keepdims=True) + eps)
+    return torch.from_numpy(c)
+
+
 def sinkhorn(logits: Tensor, iterations: int, eps: float) -> Tensor:
     """Nearly doubly stochastic matrices from ``logits [h, h, N]`` (row j, column k).
 
     Row softmax plus ``eps``, a column normalisation, then ``iterations - 1`` row and column normalisations:
     the last is by column, and ``eps`` stands in every denominator because the model was trained so.
     """
-    start = (logits.softmax(1) + eps).flatten(0, 1)
+    start = logits.softmax(1) + eps
+    if start.shape[2] <= FEW_TOKENS and start.device.type == "cpu" and not start.requires_grad:
+        return _sinkhorn_of_few(start, iterations, eps)
+    start = start.flatten(0, 1)
     floor = start.new_full((1, 1), eps)
     balanced: Tensor = _Sinkhorn.apply(start, iterations, floor)  # type: ignore[no-untyped-call]
     return balanced.view_as(logits)
@@ -96,7 +118,7 @@ def mixing(
     h = streams.shape[1]
     with full_precision(streams):
         maps = _raw_maps(streams, fn, norm_eps)
-        factors = scale.repeat_interleave(scale.new_tensor((h, h, h * h), dtype=torch.long))
+        factors = scale.index_select(0, _scale_of_map(h, scale.device))
         maps = torch.addcmul(base.unsqueeze(1), maps, factors.unsqueeze(1))
         gates = torch.sigmoid(maps[: 2 * h])
         comb = sinkhorn(maps[2 * h :].view(h, h, -1), iterations, eps)

@@ -80,6 +80,8 @@ class MoE(nn.Module):
         """``x [B, S, d]`` with token ids ``[B, S]``; the result has the dtype of ``x``."""
         flat = x.flatten(0, 1)
         weights, experts = self.gate(flat, ids.flatten())
+        if flat.shape[0] == 1 and not torch.is_grad_enabled():
+            return self._single(flat, weights, experts).view_as(x)
         # One sort groups the (token, slot) pairs by expert: one gather, a matmul a used expert, one scatter.
         slots = experts.shape[1]
         owners = experts.flatten()
@@ -96,3 +98,10 @@ class MoE(nn.Module):
         total = self.shared_experts(flat).float().index_add(0, tokens, torch.cat(outputs).float())
         out: Tensor = total.to(x.dtype).view_as(x)
         return out
+
+    def _single(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """One decoded token: nothing to group."""
+        total: Tensor = self.shared_experts(x).float()
+        for expert, weight in zip(experts[0].tolist(), torch.split(weights[0], 1), strict=True):
+            total = total + self.experts[expert](x, weight).float()
+        return total.to(x.dtype)

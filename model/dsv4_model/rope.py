@@ -51,6 +51,7 @@ class RopeTable:
             self._grow(max(end, 2 * self._cos.shape[0], 1024), device)
         return self._cos[start:end:step], self._sin[start:end:step]
 
+    @torch.inference_mode(False)  # a table first used while serving must serve autograd later
     def _grow(self, length: int, device: torch.device) -> None:
         angles = torch.outer(torch.arange(length, dtype=torch.float32), self._frequencies)
         self._cos, self._sin = angles.cos().to(device), angles.sin().to(device)

@@ -130,6 +130,16 @@ def test_gradients_equal_those_of_the_reference() -> None:
         assert (parameter.grad - wanted).abs().max() < 1e-4 * wanted.abs().max().clamp_min(1), name
 
 
+def test_a_model_can_be_trained_after_it_served() -> None:
+    model = random_model(hc_mult=3, num_hidden_layers=2)
+    ids = random_ids(model.config, 2, 12)
+    with torch.inference_mode():
+        model(ids, model.new_state(2))
+    model.requires_grad_(True)
+    model(ids, model.new_state(2)).logsumexp(-1).sum().backward()
+    assert model.layers[0].hc_attn_fn.grad is not None
+
+
 def test_gradient_stops_at_a_detached_state() -> None:
     model = random_model().requires_grad_(True)
     prefix, rest = random_ids(model.config, 1, 10), random_ids(model.config, 1, 8, seed=3)
