@@ -9,6 +9,7 @@ recorded at all, since a snapshot copies what it doesn't find in the repository.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -36,6 +37,7 @@ _SAFE: Final = (
 _COMPARISON_KEYS: Final = (
     r"^core\.(filemode|autocrlf|eol|ignorecase|symlinks|precomposeunicode|excludesfile)$"
 )
+_PREFIX: Final = "dsv4-snapshot-"  # then our process id
 _PATTERN_SIGNS: Final = re.compile(rb"[\\*?\[\]!# ]")
 _LARGE_FILE: Final = 16 << 20  # bytes
 _PLAIN_FILES: Final = 5_000
@@ -102,7 +104,8 @@ class Repository:
         self.is_git = found is not None
         self.root = found or directory
         self.recorded = self.is_git or _is_small(self.root)
-        self._shadow = Path(tempfile.mkdtemp(prefix="dsv4-snapshot-"))
+        _remove_abandoned()
+        self._shadow = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         try:
             self.head = _line(self.root, "rev-parse", "--verify", "-q", "HEAD") if self.is_git else None
             self._branch = _line(self.root, "symbolic-ref", "-q", "--short", "HEAD") if self.is_git else None
@@ -233,6 +236,25 @@ class Repository:
             f"the work tree could not be recorded (git {name}: {words[-1] if words else 'failed'})",
             "Free space in the temporary directory and check the files' permissions.",
         )
+
+
+def _remove_abandoned() -> None:
+    """Snapshots of runs that were killed outright."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        number = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        with contextlib.suppress(OSError):
+            if number.isdecimal() and folder.stat().st_uid == os.getuid() and not _alive(int(number)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _size(path: Path) -> int:

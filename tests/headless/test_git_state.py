@@ -159,3 +159,47 @@ def test_a_same_size_edit_right_after_the_snapshot_is_seen(place: Path) -> None:
     (place / "a.txt").write_text("one\nTWO\n")
     os.utime(place / "a.txt", ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
     assert difference(repository).files == ("a.txt",)
+
+
+def test_large_untracked_files_are_left_out(place: Path) -> None:
+    for name in ("big [1] #!*.bin", "!bang"):
+        with (place / name).open("wb") as file:
+            file.truncate(17 << 20)
+    repository = Repository(place)
+    with (place / "later").open("wb") as file:
+        file.truncate(17 << 20)
+    (place / "small").write_text("x\n")
+    changes = repository.changes()
+    size = sum(path.stat().st_size for path in repository._shadow.rglob("*") if path.is_file())
+    repository.close()
+    assert changes.files == ("small",)
+    assert size < 1 << 20
+
+
+def test_a_large_plain_directory_is_not_copied(tmp_path: Path) -> None:
+    with (tmp_path / "big").open("wb") as file:
+        file.truncate(65 << 20)
+    repository = Repository(tmp_path)
+    repository.close()
+    assert not repository.recorded and not repository.dirty
+
+
+def test_the_snapshot_of_a_killed_run_is_removed_by_the_next(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    child = subprocess.Popen(["true"])
+    child.wait()
+    for name in (
+        f"dsv4-snapshot-{child.pid}-dead",
+        f"dsv4-snapshot-{os.getpid()}-alive",
+        "dsv4-snapshot-other",
+    ):
+        (temporary / name).mkdir()
+    Repository(place).close()
+    assert sorted(path.name for path in temporary.iterdir()) == [
+        f"dsv4-snapshot-{os.getpid()}-alive",
+        "dsv4-snapshot-other",
+    ]
