@@ -97,3 +97,8 @@ def decline(names: Names) -> Task:
         return outcome.files() == repository.files and "V4-Nano" in outcome.answer
 
     return Task("decline", prompt, repository, oracle, check)
+
+
+def all_texts() -> list[str]:
+    """Every template of the training half, for finding the words that mean something."""
+    return [ANSWER, THINK, *_TRAIN_VERBS, *_TRAIN_OBJECTS, *_TAILS, *_TRAIN_PLAIN]

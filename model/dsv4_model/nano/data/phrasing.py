@@ -187,3 +187,9 @@ def quoted(rng: random.Random, *names: str, bare: bool = True) -> list[str]:
     """All names in one style of quotation, as a person would keep to one."""
     style = rng.choice(QUOTES if bare else tuple(q for q in QUOTES if q != "{}"))
     return [style.format(name) for name in names]
+
+
+def all_texts() -> list[str]:
+    """Every template, for finding the words that mean something."""
+    groups = (RENAME, KINDS, REPLACE, DEFINITION, LIST, SEARCH, LOOKUP, CREATE, DELETE, DELETE_NUMBER, INSERT)
+    return [text for group in (*groups, TEST, FIX, STATUS, DIFF, COMMIT) for text in group]

@@ -14,8 +14,13 @@ from dsv4_model.nano.data.task import Call, Oracle, Outcome, Step, Task, Unsuita
 COMMAND = "python3 -m unittest -q"
 RUN = Call("shell", {"command": COMMAND})
 
-_HINT = re.compile(r"(?:NameError|AttributeError): .*'(\w+)'.*Did you mean: '(\w+)'\?")
-_IMPORT = re.compile(r"ImportError: cannot import name '(\w+)' from '(\w+)'")
+_ERROR = re.compile(
+    r"NameError: name '(?P<name>\w+)' is not defined"
+    r"|AttributeError: module '(?P<module>\w+)' has no attribute '(?P<attribute>\w+)'"
+    r"|ImportError: cannot import name '(?P<imported>\w+)' from '(?P<source>\w+)'"
+)
+_HINT = re.compile(r"Did you mean: '(\w+)'\?")
+_FRAME = re.compile(r'File ".*?(\w+\.py)"')
 _COUNT = re.compile(r"Ran (\d+) tests?")
 
 
@@ -33,7 +38,7 @@ def _suite(names: Names) -> tuple[Repository, str, str, str, str]:
     )
     repository.add(f"{module}.py", text)
     tests = [f"    def test_{names.noun()}(self):\n        self.assertEqual({{call}}({value}), {(value + k) * m})\n"]
-    if rng.random() < 0.4:
+    if rng.random() < 0.25:
         second = value + 1
         tests.append(
             f"    def test_{names.noun()}_2(self):\n"
@@ -113,23 +118,22 @@ def fix(names: Names) -> Task:
         error = last_error(results[0])
         if error is None:
             raise Unsuitable
+        wanted = _ERROR.search(error)
+        if wanted is None:
+            raise Unsuitable
+        old = wanted["name"] or wanted["attribute"] or wanted["imported"]
         if hint := _HINT.search(error):
-            old, new = hint[1], hint[2]
-            think = f"The name `{old}` should be `{new}`. Search for `{old}`."
-        elif wanted := _IMPORT.search(error):
-            old, source = wanted[1], wanted[2]
-            results = yield Step(
-                f"`{old}` is not in {source}. Look at its names.",
-                (Call("read", {"path": f"{source}.py"}),),
-            )
-            defined = re.findall(r"def (\w+)\(", results[0])
-            near = difflib.get_close_matches(old, defined, 1)
+            new = hint[1]
+        else:
+            source = wanted["module"] or wanted["source"]
+            file = f"{source}.py" if source else _FRAME.findall(results[0])[-1]
+            results = yield Step(f"`{old}` is misspelt. Read {file}.", (Call("read", {"path": file}),))
+            known = [name for name in re.findall(r"[A-Za-z_]\w+", results[0]) if name != old]
+            near = difflib.get_close_matches(old, known, 1)
             if not near:
                 raise Unsuitable
             new = near[0]
-            think = f"The name `{old}` should be `{new}`. Search for `{old}`."
-        else:
-            raise Unsuitable
+        think = f"The name `{old}` should be `{new}`. Search for `{old}`."
         results = yield Step(think, (Call("grep", {"pattern": old}),))
         yield from replace_everywhere(old, new, results[0])
         results = yield Step("Run the tests again.", (RUN,))

@@ -4,19 +4,21 @@ The pre-tokenizer cuts identifiers into runs of one case, digits and punctuation
 word unless the word is one of a short list of English function words. So a name has the same pieces wherever
 it stands (after a space, a quote, a tag), which is what makes copying it learnable.
 
-    python -m dsv4_model.nano.vocabulary OUT_FOLDER
+    python -m dsv4_model.nano.data.vocabulary OUT_FOLDER
 """
 
 from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from dsv4_agent.dsml.templates import TOOLS_HEAD, TOOLS_TAIL
 from dsv4_model.nano.data import declines, names, phrasing, suites
 from dsv4_model.nano.data.families import draw
 from dsv4_model.nano.data.names import Split
@@ -45,6 +47,11 @@ STRUCTURAL = (
 
 _SPECIAL = 3
 
+PHRASES = tuple(
+    dict.fromkeys(piece for piece in [*re.split(r"\{\w+\}", TOOLS_HEAD), TOOLS_TAIL] if len(piece) > 20)
+)
+"""Fixed sentences of the tools section; one token each keeps the prompt of a toy model short."""
+
 _TAGS = (
     r'invoke name="',
     r'parameter name="',
@@ -56,6 +63,13 @@ _TAGS = (
     r"parameter>\n",
     r"tool_result>",
     r"Did you mean: '",
+    r'\{"name": "',
+    r'", "description": "',
+    r'", "parameters": \{"type": "object", "properties": \{',
+    r'": \{"type": "string"\}',
+    r'": \{"type": "boolean"\}',
+    r'\}, "required": \[',
+    r'\]\}\}',
 )
 _JOINED = (
     "the to a an in of and is it be by with from for into after before as on at this that are was has have not new my "
@@ -95,7 +109,8 @@ def corpus(tasks: int = 6000) -> Iterator[str]:
         for call in step.calls:
             yield f'\n\n<tool_calls>\n<invoke name="{call.name}">\n'
             for key, value in call.arguments.items():
-                yield f'<parameter name="{key}" string="true">{value}</parameter>\n'
+                kind = "true" if isinstance(value, str) else "false"
+                yield f'<parameter name="{key}" string="{kind}">{value}</parameter>\n'
             yield "</invoke>\n</tool_calls>"
         if seed % 8 == 0:
             yield _RESULTS
@@ -104,10 +119,17 @@ def corpus(tasks: int = 6000) -> Iterator[str]:
     for word in names.NOUNS + names.VERBS + names.ADJECTIVES:
         for _ in range(6):
             yield f"{word} {word.capitalize()} {word.upper()}" if rng.random() < 0.35 else word
+    yield from [_SCHEMA] * 3000
     for group in (phrasing.RENAME, phrasing.REPLACE, phrasing.LOOKUP, phrasing.FIX, phrasing.TEST, phrasing.COMMIT):
         for text in group:
             yield from [text] * 40
 
+
+_SCHEMA = (
+    '{"name": "", "description": "Read a file.", "parameters": {"type": "object", "properties": {"path": '
+    '{"type": "string"}, "all": {"type": "boolean"}}, "required": ["path", "old_string", "new_string"]}}'
+    '<parameter name="replace_all" string="false">true</parameter> everywhere'
+)
 
 _RESULTS = f"""Edited path: 2 replacements.\nEdited path: 1 replacement.\nNo matches.\nCreated path (3 lines).
 [exit 1]\n[exit 0]\n[exit 1]\nOn branch main\nOn branch main\n M path\n?? path\n D path\nClean.\nCommitted 1a2b3c4:
@@ -144,14 +166,16 @@ def train(out: Path) -> None:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=SIZE - len(STRUCTURAL),
+        vocab_size=SIZE - len(STRUCTURAL) - len(PHRASES),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus(), trainer)
     definition = json.loads(tokenizer.to_str())
-    shift = len(STRUCTURAL)
-    definition["model"]["vocab"] = {piece: i + shift for piece, i in definition["model"]["vocab"].items()}
+    added = (*STRUCTURAL, *PHRASES)
+    pieces = {piece: i + len(added) for piece, i in definition["model"]["vocab"].items()}
+    # Added tokens keep their ids only where the model's own vocabulary names them as well.
+    definition["model"]["vocab"] = {text: i for i, text in enumerate(added)} | pieces
     definition["added_tokens"] = [
         {
             "id": i,
@@ -162,7 +186,7 @@ def train(out: Path) -> None:
             "normalized": False,
             "special": i < _SPECIAL,
         }
-        for i, text in enumerate(STRUCTURAL)
+        for i, text in enumerate(added)
     ]
     out.mkdir(parents=True, exist_ok=True)
     (out / "tokenizer.json").write_text(json.dumps(definition, ensure_ascii=False, indent=0), encoding="utf-8")
