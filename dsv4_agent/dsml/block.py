@@ -24,7 +24,9 @@ _PARTIAL_TAG = re.compile("</?[ \\t｜|]{0,4}(?:D|DS|DSM)?\\Z")
 _LONGEST_TAG_START = 9
 _BLANK = re.compile("[ \\t\\r\\n]*")
 _SHORT_BLANK = re.compile("[ \\t\\r\\n]{0,64}")
-_PLAIN = re.compile("[^<\ud800-\ud803]+")
+_TAG_START = re.compile(f"{patterns.TAG_START}|<(?=/?\\Z|p)")
+_PLAIN = re.compile("(?:[^<\ud800-\ud803]|<(?!/?[ \\t｜|]{0,4}(?:[\ud801D]|\\Z)|p))+")
+_TAG_NAME_AHEAD = re.compile(patterns.TAG_NAME_AHEAD)
 _WRONG_CLOSER = "</parameter>"
 _STRING_ATTRIBUTE = re.compile("string[ \\t]*=[ \\t]*.(true|false).[ \\t]*>\\Z")
 _TAGS = tuple(tags_of(dialect) for dialect in (Dialect.V4, Dialect.V41))
@@ -131,7 +133,7 @@ class BlockReader:
         if text[start] == MARK_EOS or (text[start] == patterns.MARK_END_THINK and self.call is None):
             self.place = Place.OVER
             return start
-        if text[start] == "<":
+        if _TAG_START.match(text, start):
             used = self._tag(text, start, final)
             if used != start:
                 return used
@@ -238,7 +240,7 @@ class BlockReader:
             return end if end > start else None
         after = found + len(self._marker)
         head = _TAG.search(text, max(start, found - _LONGEST_TAG_START), found)
-        if head is None:
+        if head is None or not _TAG_NAME_AHEAD.match(text, after):
             self._extend(text[start:after])
             return after
         tag = head.start()

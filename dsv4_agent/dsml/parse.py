@@ -56,7 +56,8 @@ __all__ = [
     "parse_text",
 ]
 
-_INTERESTING = re.compile("[<\ud800-\ud803]")
+# A `<` matters only where a tag may begin; all others are text, found by the thousand in code.
+_INTERESTING = re.compile(f"{patterns.TAG_START}|[\ud800-\ud803]")
 _CUT_HEAD = re.compile("<[ \\t｜|]{0,4}(?:\ud801|DSML)")
 _NEXT_TO_BLOCK = "\n\n"
 _WHY = {
@@ -323,8 +324,6 @@ class StreamParser:
             case mark if mark == MARK_EOS:
                 self._state = _State.ENDED
                 return start + 1
-            case mark if mark == MARK_END_THINK:
-                return self._skip(text, start)
             case "<":
                 found = patterns.WRAPPED_BLOCK.match(text, start, final)
                 if found is Outcome.MORE:

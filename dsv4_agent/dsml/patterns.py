@@ -111,6 +111,10 @@ class Pattern:
         return Outcome.MORE
 
 
+# Cheap tests before the patterns proper: a marked tag (or its beginning at the end of the text).
+TAG_START = "<(?=/?[ \\t｜|]{0,4}(?:[\ud801D]|\\Z))"
+TAG_NAME_AHEAD = "[ \\t｜|]{0,4}(?:[ptfci]|\\Z)"
+
 _BARS = "[ \\t｜|]{0,4}"
 _SPACE = "[ \\t]{0,4}"
 _GAP = "[ \\t\\r\\n]{0,8}"

@@ -1,4 +1,4 @@
-"""Chunking never matters; nothing makes the parser raise, hang or slow down; values survive the round trip."""
+"""Chunking never matters; nothing makes the parser raise, hang or crawl; values survive the round trip."""
 
 from __future__ import annotations
 
@@ -244,22 +244,22 @@ def test_what_is_strictly_valid_is_read_alike(reasoning: str, content: str) -> N
 @pytest.mark.parametrize(
     "text",
     [
-        "x" * 1_000_000,
-        "<" * 1_000_000,
-        "\n<" * 500_000,
-        "\n" * 1_000_000,
-        f"<{D}" * 200_000,
-        f"\n<{D}tool_calls>" * 60_000,
-        f'\n<{D}tool_calls>\n<{D}invoke name="' * 30_000,
-        "｜" * 1_000_000,
+        "x" * 250_000,
+        "<" * 250_000,
+        "\n<" * 120_000,
+        "\n" * 250_000,
+        f"<{D}" * 50_000,
+        f"\n<{D}tool_calls>" * 6_000,
+        f'\n<{D}tool_calls>\n<{D}invoke name="' * 3_000,
+        "｜" * 250_000,
         "```\n" * 250_000,
-        block(call("shell", command="")) * 5_000,
-        block(call("shell", command="</" * 400_000)),
-        block(call("shell", command=f"</{D}" * 100_000)),
-        block(call("shell", command=f"\n<{D}parameter name=" * 50_000)),
-        block(call("shell", command=f"</{D}tool_calls>" + " " * 500_000)),
-        block(call("shell", command="l"))[:-30] + "<" * 500_000,
-        f'\n\n<{D}tool_calls>\n<{D}invoke name="shell">\n' + "\n" * 500_000,
+        block(call("shell", command="")) * 1_000,
+        block(call("shell", command="</" * 25_000)),
+        block(call("shell", command=f"</{D}" * 25_000)),
+        block(call("shell", command=f"\n<{D}parameter name=" * 5_000)),
+        block(call("shell", command=f"</{D}tool_calls>" + " " * 120_000)),
+        block(call("shell", command="l"))[:-30] + "<" * 120_000,
+        f'\n\n<{D}tool_calls>\n<{D}invoke name="shell">\n' + "\n" * 120_000,
     ],
     ids=range(16),
 )

@@ -77,7 +77,7 @@ class OracleBackend(TextTurnBackend):
 async def record(task: Task, seed: int, tokenizer: Tokenizer) -> tuple[list[int], Episode] | None:
     """`(prefix ids, episode)`, or None where the oracle could not solve the task."""
     with materialised(task, seed) as (root, head):
-        session = Session.create(ephemeral=True)
+        session = Session.create(ephemeral=True, durable=False)
         try:
             backend = OracleBackend(task.oracle(), tokenizer)
             policy = Policy(root, mode=PermissionMode.AUTO, sandbox=SandboxMode.OFF)
