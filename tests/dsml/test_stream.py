@@ -133,7 +133,9 @@ def check_any_chunking(rounds: int, seed: int) -> None:
         reason = rng.choice(list(FinishReason))
         thinking = rng.random() < 0.7
         whole = parse_chunks([text], thinking=thinking, reason=reason)
-        assert parse_chunks(cut(text, rng), thinking=thinking, reason=reason) == whole, repr(text)
+        assert (
+            parse_chunks(cut(text, rng, rng.choice((3, 20, 80))), thinking=thinking, reason=reason) == whole
+        ), repr(text)
         for found in whole[1].calls:
             assert found.error is not None or TOOLS[found.name].coerce(found.arguments)[0] == found.arguments
 
