@@ -57,7 +57,7 @@ def parse_hosted_text(
 
 def _parse(text: str, thinking: bool, finish: FinishReason) -> HostedMessage:
     start = text.find(_BLOCK)
-    prose, block = (text, None) if start < 0 else (text[:start].rstrip("\n"), text[start + len(_BLOCK) :])
+    prose, block = (text, None) if start < 0 else (_led(text[:start]), text[start + len(_BLOCK) :])
     reasoning = ""
     if thinking:
         reasoning, closed, prose = prose.partition(MARK_END_THINK)
@@ -67,6 +67,12 @@ def _parse(text: str, thinking: bool, finish: FinishReason) -> HostedMessage:
     calls = () if block is None else tuple(_calls(block))
     ended = "tool_calls" if calls and finish is FinishReason.STOP else finish.value
     return HostedMessage(spelled(reasoning), spelled(content), calls, ended)
+
+
+def _led(text: str) -> str:
+    """Prose without the line breaks before a block; one stays behind a `<`, as the API's matcher has it."""
+    stripped = text.rstrip("\n")
+    return stripped + "\n" if stripped.endswith("<") and stripped != text else stripped
 
 
 def _calls(text: str) -> Iterable[tuple[str, str]]:

@@ -23,6 +23,8 @@ MODELS = {Dialect.V4_0731: "DeepSeek-V4-Pro", Dialect.V41: "DeepSeek-V4.1-Flash"
 TOOLS = [{"type": "function", "function": {"description": "", **function}} for function in FUNCTIONS]
 
 TEXTS = st.text(st.sampled_from('ab \n<>"é\\'), max_size=8)
+EFFORTS = ["none", "minimal", "low", "medium", "high", "max", "ultra"]
+ARGUMENT_VALUES = st.one_of(TEXTS, st.integers(-9, 9), st.booleans(), st.none(), st.lists(TEXTS))
 ARGUMENTS = st.one_of(
     st.dictionaries(
         TEXTS, st.one_of(TEXTS, st.integers(-9, 9), st.booleans(), st.none(), st.lists(TEXTS)), max_size=3
