@@ -58,10 +58,10 @@ def test_ctrl_c_while_the_model_answers(dsv4: Any, helpers: Any) -> None:
 
 def test_ctrl_c_while_waiting_for_stdin(dsv4: Any, helpers: Any) -> None:
     process = dsv4.start("run", "-", "--json", stdin=subprocess.PIPE)
-    time.sleep(1.5)
+    assert process.stdout is not None and process.stdin is not None and process.stderr is not None
+    assert b"waiting for stdin" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 130
-    assert process.stdout is not None and process.stdin is not None
     (result,) = helpers.check_stream(process.stdout.read())
     assert result["subtype"] == "aborted" and result["exit_code"] == 130
     process.stdin.close()
