@@ -44,6 +44,7 @@ GOOD = (
     + block(call("edit", path="a.py", old_string="x <\n</y>", count=2, tags=["a"]), call("status"))
     + wire.EOS
 )
+SHORT = "r</think>c" + block(call("shell", command="ls"))
 BITS = [
     *(
         "<",
@@ -126,10 +127,10 @@ def test_the_events_of_a_turn() -> None:
     assert message.calls[0].raw in GOOD and message.calls[0].raw.startswith(f"<{D}invoke")
 
 
-def check_any_chunking(rounds: int, seed: int) -> None:
+def check_any_chunking(rounds: int, seed: int, good: str = GOOD) -> None:
     rng = random.Random(seed)
     for _ in range(rounds):
-        text = corrupt(GOOD, rng)
+        text = corrupt(good, rng)
         reason = rng.choice(list(FinishReason))
         thinking = rng.random() < 0.7
         whole = parse_chunks([text], thinking=thinking, reason=reason)
@@ -146,7 +147,7 @@ def test_five_thousand_chunkings_and_corruptions() -> None:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_chunkings_and_corruptions() -> None:
-    check_any_chunking(100_000, seed=2)
+    check_any_chunking(100_000, seed=2, good=SHORT)
 
 
 def test_id_steps_never_matter() -> None:
