@@ -7,12 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from dsv4_tools.base import ToolContext
-from dsv4_tools.environment import scrubbed
-from dsv4_tools.registry import default_tools
-from dsv4_tools.sandbox import Sandbox, SandboxUnavailable, choose
-from dsv4_tools.workspace import Workspace
-
 from dsv4_agent.headless.exit_codes import OwnSubtype
 from dsv4_agent.headless.failures import RunFailure
 from dsv4_agent.headless.git_state import Repository
@@ -26,6 +20,11 @@ from dsv4_agent.loop.toolbox import Toolbox, UnknownToolError
 from dsv4_agent.permissions.decision import Policy, SandboxMode
 from dsv4_agent.session.journal import JournalError
 from dsv4_agent.session.session import Session
+from dsv4_tools.base import ToolContext
+from dsv4_tools.environment import scrubbed
+from dsv4_tools.registry import default_tools
+from dsv4_tools.sandbox import Sandbox, SandboxUnavailable, choose
+from dsv4_tools.workspace import Workspace
 
 _CAPABILITIES: Final = ("output_schema",)
 _REPOSITORY_CONFIG: Final = (".dsv4", "AGENTS.md", "CLAUDE.md", ".mcp.json")

@@ -273,7 +273,7 @@ class Agent:
             )
         budget = self._limits.max_tokens
         left = room if budget is None else budget - run.usage.output_tokens
-        return min(room, left, self._limits.max_tokens_per_turn)
+        return min(room, left, self._limits.max_tokens_per_turn, self._preset.max_tokens_per_turn)
 
     def _ask_before_turn(self, run: RunState) -> Verdict:
         return first_verdict([guard.before_turn(run) for guard in self._guards])

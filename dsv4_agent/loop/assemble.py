@@ -7,13 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dsv4_tools.base import ToolContext
-from dsv4_tools.environment import scrubbed
-from dsv4_tools.registry import default_tools
-from dsv4_tools.sandbox.base import Sandbox
-from dsv4_tools.sandbox.select import choose
-from dsv4_tools.workspace import Workspace
-
 from dsv4_agent.backends.base import Backend
 from dsv4_agent.loop.agent import Agent
 from dsv4_agent.loop.context import RunFacts
@@ -23,6 +16,12 @@ from dsv4_agent.loop.preset import Preset
 from dsv4_agent.loop.toolbox import Toolbox
 from dsv4_agent.permissions.decision import Policy
 from dsv4_agent.session.session import Session
+from dsv4_tools.base import ToolContext
+from dsv4_tools.environment import scrubbed
+from dsv4_tools.registry import default_tools
+from dsv4_tools.sandbox.base import Sandbox
+from dsv4_tools.sandbox.select import choose
+from dsv4_tools.workspace import Workspace
 
 
 def make_agent(

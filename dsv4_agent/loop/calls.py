@@ -6,8 +6,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
 
-from dsv4_tools.base import Effect, Status, ToolError, ToolResult
-
 from dsv4_agent.dsml.events import ParsedCall
 from dsv4_agent.loop.events import (
     CommandExecutionItem,
@@ -25,6 +23,7 @@ from dsv4_agent.loop.interrupt import Interrupt, InterruptedRunError
 from dsv4_agent.loop.toolbox import Toolbox
 from dsv4_agent.permissions.decision import Access, Decision, Outcome, Policy, decide
 from dsv4_agent.session.session import Session
+from dsv4_tools.base import Effect, Status, ToolError, ToolResult
 
 CallItem = CommandExecutionItem | FileChangeItem | ToolCallItem
 

@@ -20,6 +20,7 @@ class Preset:
     `tools` are shown to the model in this order; `only` cuts a tool's parameters down to those named.
     `descriptions` chooses the set of tool descriptions. `environment_block` puts clock, folder and git status
     in front of the first prompt; without it the user text is exactly the prompt.
+    `max_tokens_per_turn` ends a turn that goes on and on.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Preset:
     dialect: Dialect = Dialect.V4
     temperature: float = 1.0
     top_p: float = 0.95
+    max_tokens_per_turn: int = 65_536
 
 
 DEFAULT_TOOLS = (
@@ -89,4 +91,5 @@ def nano_preset() -> Preset:
         environment_block=False,
         temperature=0.0,
         top_p=1.0,
+        max_tokens_per_turn=1024,
     )

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from dsv4_tools.base import Effect, Status, Tool, ToolContext, ToolError, ToolResult
-from dsv4_tools.schema import parameters_schema
 from pydantic import BaseModel, ValidationError
 
 from dsv4_agent.dsml.schema import ToolSchema
 from dsv4_agent.loop.preset import Preset
+from dsv4_tools.base import Effect, Status, Tool, ToolContext, ToolError, ToolResult
+from dsv4_tools.schema import parameters_schema
 
 _log = logging.getLogger(__name__)
 

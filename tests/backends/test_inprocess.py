@@ -13,8 +13,6 @@ import pytest
 
 pytest.importorskip("torch", reason="the engine's package needs torch")
 
-from dsv4_model.engine import StopReason, SyncReport
-
 from dsv4_agent.backends.base import (
     BackendEvent,
     Finished,
@@ -28,6 +26,7 @@ from dsv4_agent.dsml.dialect import Dialect, Thinking
 from dsv4_agent.dsml.events import FinishReason
 from dsv4_agent.dsml.segments import Segment
 from dsv4_agent.session.transcript import Entry, EntryKind, Transcript
+from dsv4_model.engine import StopReason, SyncReport
 
 
 class Sequence:

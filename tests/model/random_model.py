@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+
 from dsv4_model.config import ModelConfig, YarnScaling
 from dsv4_model.transformer import DeepseekV4
 

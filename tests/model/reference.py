@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping
 
 import torch
-from dsv4_model.config import ModelConfig
 from torch import Tensor
+
+from dsv4_model.config import ModelConfig
 
 Weights = Mapping[str, Tensor]
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from dsv4_model import checkpoint_writer
 from dsv4_model.checkpoint import CheckpointError, load_model, open_checkpoint, save_checkpoint
 from dsv4_model.config import ConfigError
 from dsv4_model.transformer import DeepseekV4
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from tests.fixtures_path import SHARED
 from tests.model import tiny
 

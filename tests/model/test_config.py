@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dsv4_model.config import AttentionKind, ConfigError, ModelConfig
 
+from dsv4_model.config import AttentionKind, ConfigError, ModelConfig
 from tests.fixtures_path import SHARED
 from tests.model.random_model import TINY
 

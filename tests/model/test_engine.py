@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from dsv4_model import engine as engine_module
 from dsv4_model.checkpoint import CheckpointError, save_checkpoint
 from dsv4_model.engine import (
@@ -21,7 +22,6 @@ from dsv4_model.engine import (
 from dsv4_model.sampling import SamplingError, SamplingParams
 from dsv4_model.sequence import MAX_SNAPSHOTS, PREFILL_CHUNK
 from dsv4_model.tokenizer import TokenizerError
-
 from tests.model import tiny
 
 NEVER_STOP = 271  # an id that no tokenizer entry has, so it is never sampled

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from dsv4_model.config import ModelConfig
-from dsv4_model.transformer import DeepseekV4
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dsv4_model.config import ModelConfig
+from dsv4_model.transformer import DeepseekV4
 from tests.fixtures_path import SHARED
 
 pytestmark = pytest.mark.skipif(SHARED is None, reason="shared fixtures are not present")

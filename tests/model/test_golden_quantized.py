@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dsv4_model.attention import Span
-from dsv4_model.checkpoint import load_model
-from dsv4_model.transformer import DeepseekV4
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dsv4_model.attention import Span
+from dsv4_model.checkpoint import load_model
+from dsv4_model.transformer import DeepseekV4
 from tests.fixtures_path import SHARED
 
 pytestmark = pytest.mark.skipif(SHARED is None, reason="shared fixtures are not present")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
 from dsv4_model.config import YarnScaling
 from dsv4_model.hyper_connections import sinkhorn
 from dsv4_model.indexer import top_k_mask
 from dsv4_model.rope import RopeTable, rope_frequencies, rotate
-from safetensors.torch import load_file
-from torch import Tensor
-
 from tests.fixtures_path import SHARED
 from tests.model.random_model import TINY, random_model
 

@@ -4,6 +4,9 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
 from dsv4_model.quantization import (
     dequantize_fp4,
     dequantize_fp8_blocks,
@@ -17,9 +20,6 @@ from dsv4_model.quantization import (
     round_to_e2m1,
     unpack_fp4,
 )
-from safetensors.torch import load_file
-from torch import Tensor
-
 from tests.fixtures_path import SHARED
 
 

@@ -5,8 +5,9 @@ from collections import Counter
 
 import pytest
 import torch
-from dsv4_model.sampling import Sampler, SamplingError, SamplingParams
 from torch import Tensor
+
+from dsv4_model.sampling import Sampler, SamplingError, SamplingParams
 
 INF = math.inf
 

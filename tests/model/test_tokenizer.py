@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dsv4_model.tokenizer import REQUIRED_TOKENS, Tokenizer, TokenizerError, find_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsv4_model.tokenizer import REQUIRED_TOKENS, Tokenizer, TokenizerError, find_tokenizer
 from tests.fixtures_path import SHARED
 from tests.model import tiny
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dsv4_model.transformer import DeepseekV4
 from torch import Tensor
 
+from dsv4_model.transformer import DeepseekV4
 from tests.model.random_model import TINY, random_ids, random_model
 from tests.model.reference import reference_logits
 

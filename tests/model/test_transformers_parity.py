@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from dsv4_model.config import ModelConfig
-from dsv4_model.transformer import DeepseekV4
 from torch import Tensor
 
+from dsv4_model.config import ModelConfig
+from dsv4_model.transformer import DeepseekV4
 from tests.model.random_model import TINY, random_ids, random_model
 
 pytest.importorskip("transformers.models.deepseek_v4", reason="needs a transformers with DeepSeek-V4")

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import torch
+
 from dsv4_model.config import ModelConfig
 from dsv4_model.engine import Engine
 from dsv4_model.tokenizer import REQUIRED_TOKENS, Tokenizer, byte_alphabet

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from dsv4_prompts import prompt, tool_description
 from dsv4_tools.registry import default_tools
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from dsv4_tools.base import ToolContext, ToolError, ToolResult
 from dsv4_tools.registry import default_tools
 from dsv4_tools.sandbox.direct import Direct

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dsv4_tools import matching
-from dsv4_tools.matching import Match
-from dsv4_tools.text import decode
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from dsv4_tools import matching
+from dsv4_tools.matching import Match
+from dsv4_tools.text import decode
 from tests.tools.conftest import Call
 
 

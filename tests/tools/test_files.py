@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dsv4_tools.text import changed_lines
 
+from dsv4_tools.text import changed_lines
 from tests.tools.conftest import Call
 
 

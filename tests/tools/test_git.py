@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from dsv4_tools.base import ToolContext, ToolError
 from dsv4_tools.git_status import GitStatus, GitStatusArgs
 from dsv4_tools.workspace import Workspace
-
 from tests.tools.conftest import Call
 
 Git = Callable[..., str]

@@ -3,9 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dsv4_tools.output import OutputBuffer, bounded, plain
 from hypothesis import given
 from hypothesis import strategies as st
+
+from dsv4_tools.output import OutputBuffer, bounded, plain
 
 
 @pytest.mark.parametrize(

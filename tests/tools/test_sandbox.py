@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from dsv4_tools.base import ToolContext, ToolError
 from dsv4_tools.registry import default_tools
 from dsv4_tools.sandbox import Network, Policy, SandboxUnavailable, choose
 from dsv4_tools.sandbox.bubblewrap import Bubblewrap, _linked_git, _trial
 from dsv4_tools.sandbox.direct import Direct
 from dsv4_tools.shell import Shell, ShellArgs
-
 from tests.tools.conftest import Git
 
 EMPTY = {"PATH": "/nowhere"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from dsv4_prompts import tool_description
 from dsv4_tools.base import Effect
 from dsv4_tools.registry import default_tools

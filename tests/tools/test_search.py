@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from dsv4_tools import search
 from dsv4_tools.base import ToolContext
 from dsv4_tools.grep import Grep, GrepArgs
 from dsv4_tools.patterns import glob_regex
-
 from tests.tools.conftest import Call
 
 NO_RIPGREP = "/nowhere"

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from dsv4_tools import processes
 from dsv4_tools.base import Status, ToolContext
 from dsv4_tools.environment import find_program, is_secret_name, scrubbed
 from dsv4_tools.shell import Shell, ShellArgs
-
 from tests.tools.conftest import Call
 
 

@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
+
 from dsv4_tools.base import ToolError
 from dsv4_tools.workspace import Workspace, is_git_name
 

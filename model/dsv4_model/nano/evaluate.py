@@ -1,10 +1,10 @@
-"""Let V4-Nano work freely, through `dsv4 run`, on repositories with names it has never seen, and judge what it leaves.
+"""Let V4-Nano work freely, through `dsv4 run`, on repositories with unseen names; judge what it leaves.
 
-    python -m dsv4_model.nano.evaluate [--tasks 300] [--declines 100] [--model nano|PATH] [--out RUNS/evaluation.json]
+    python -m dsv4_model.nano.evaluate [--tasks 308] [--declines 100] [--model nano|PATH] [--out FILE]
 
-Every task is one run of the command line program, in a process forked from one that has imported it (so that 400
-runs don't load the libraries 400 times). Success is the state of the repository, the exit code and, for questions,
-the facts in the answer; never the wording.
+Every task is one run of the command line program, in a process forked from one that has imported it (so that
+400 runs don't load the libraries 400 times). Success is the state of the repository, the exit code and, for
+questions, the facts in the answer; never the wording.
 """
 
 from __future__ import annotations
@@ -51,7 +51,16 @@ def run_once(task: Task, seed: int, model: str) -> Verdict:
     started = time.monotonic()
     with materialised(task, seed) as (root, head), tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "result.json"
-        arguments = ["run", "--model", model, "--temperature", "0", "--permission-mode", "auto", "--ephemeral"]
+        arguments = [
+            "run",
+            "--model",
+            model,
+            "--temperature",
+            "0",
+            "--permission-mode",
+            "auto",
+            "--ephemeral",
+        ]
         arguments += ["--max-time", f"{TIME_LIMIT}s", "--max-turns", "20", "--output-format", "json"]
         status = _forked([*arguments, "-C", str(root), "--", task.prompt], report)
         try:
@@ -112,7 +121,8 @@ def evaluate(model: str, tasks: int, declines: int, jobs: int, only: str | None 
         verdict = run_once(draw(seed, Split.HELD_OUT, family), seed, model)
         if not verdict.success:
             print(
-                f"failed: {family} {seed} exit {verdict.exit_code} | {verdict.prompt!r} -> {verdict.answer!r}",
+                f"failed: {family} {seed} exit {verdict.exit_code} "
+                f"| {verdict.prompt!r} -> {verdict.answer!r}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -170,7 +180,6 @@ def _import_program() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
 
-    import dsv4_agent.headless.task
     import dsv4_model.engine  # noqa: F401
 
     torch.set_num_threads(1)

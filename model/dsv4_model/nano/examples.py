@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,9 +53,13 @@ class Examples:
         """All shards of a folder. Raises `ValueError` where there is none or their prefixes differ."""
         shards = [np.load(p) for p in sorted(folder.glob("shard-*.npz"))]
         if not shards:
-            raise ValueError(f"no shard-*.npz in {folder}; record some with python -m dsv4_model.nano.data.record")
+            raise ValueError(
+                f"no shard-*.npz in {folder}; record some with python -m dsv4_model.nano.data.record"
+            )
         if any(not np.array_equal(s["prefix"], shards[0]["prefix"]) for s in shards):
-            raise ValueError(f"the shards in {folder} have different prompts; record them again with one version")
+            raise ValueError(
+                f"the shards in {folder} have different prompts; record them again with one version"
+            )
         ends = np.cumsum([0, *(len(s["ids"]) for s in shards)])
         offsets = [s["offsets"][:-1] + base for s, base in zip(shards, ends, strict=False)]
         return cls(
@@ -78,8 +82,8 @@ class Batch:
 class Relabelling:
     """Exchanges pieces of names for others, the same way throughout one episode.
 
-    `names` are the ids that may be exchanged: pieces of identifiers that mean nothing to the task. An episode that
-    holds an id of `keep` stays as it is (where a misspelling must go on resembling the right name).
+    `names` are the ids that may be exchanged: pieces of identifiers that mean nothing to the task. An episode
+    that holds an id of `keep` stays as it is (where a misspelling must go on resembling the right name).
     """
 
     names: np.ndarray
@@ -105,11 +109,16 @@ def batches(
     vocabulary: int,
     relabelling: Relabelling | None = None,
     follow: float = 0.2,
+    decisive: Sequence[int] = (),
+    decisive_weight: float = 1.0,
 ) -> Iterator[Batch]:
     """One pass in random order, rows of about one length together, about `tokens` tokens a batch.
 
-    With probability `follow` a row goes on with a second episode, as a conversation goes on with a second task.
+    With probability `follow` a row goes on with a second episode, as a conversation goes on with a second
+    task. What is sampled right after a token of `decisive` weighs `decisive_weight`, other sampled tokens
+    weigh 1, the rest `context_weight`.
     """
+    weigh = _Weights(context_weight, np.asarray(decisive), decisive_weight)
     waiting: dict[int, list[list[int]]] = {}
     order = iter(rng.permutation(len(examples)).tolist())
     for first in order:
@@ -123,15 +132,31 @@ def batches(
         bucket = waiting.setdefault(fitting[0], [])
         bucket.append(row)
         if (len(bucket) + 1) * fitting[0] > tokens:
-            yield _batch(examples, bucket, fitting[0], context_weight, pad, vocabulary, rng, relabelling)
+            yield _batch(examples, bucket, fitting[0], weigh, pad, vocabulary, rng, relabelling)
             bucket.clear()
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """How much the prediction of each token counts."""
+
+    context: float
+    decisive: np.ndarray
+    decisive_weight: float
+
+    def of(self, ids: np.ndarray, sampled: np.ndarray) -> np.ndarray:
+        """One weight a token of the episode, as a target."""
+        weights = np.where(sampled, 1.0, self.context)
+        after = np.concatenate(([False], np.isin(ids[:-1], self.decisive)))
+        weights[after & sampled] = self.decisive_weight
+        return weights
 
 
 def _batch(
     examples: Examples,
     rows: list[list[int]],
     length: int,
-    context_weight: float,
+    weigh: _Weights,
     pad: int,
     vocabulary: int,
     rng: np.random.Generator,
@@ -148,7 +173,7 @@ def _batch(
                 episode = relabelling.apply(episode, vocabulary, rng)
             end = at + high - low
             ids[row, at:end] = episode
-            weight = np.where(examples.sampled[low:high], 1.0, context_weight)
+            weight = weigh.of(episode, examples.sampled[low:high])
             weights[row, max(at - 1, 0) : end - 1] = weight if at else weight[1:]
             at = end
     return Batch(torch.from_numpy(ids), torch.from_numpy(weights))

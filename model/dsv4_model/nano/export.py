@@ -2,7 +2,7 @@
 
     python -m dsv4_model.nano.export --train RUNS/train [--out FOLDER] [--dtype fp8|bf16]
 
-The official format: FP8 blocks with ue8m0 scales for the linears, bf16 for tables and norms, fp32 for the rest.
+The official format: FP8 blocks and FP4 experts with ue8m0 scales; bf16 tables and norms; the rest fp32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dsv4_model.transformer import DeepseekV4
 
 
 def export(state: Path, out: Path, *, quantize: bool) -> int:
-    """Write the checkpoint and return its bytes. The tokenizer in `out`, or else the shipped one, stays with it."""
+    """Write the checkpoint, with the tokenizer in `out` or else the shipped one; returns its bytes."""
     saved = torch.load(state, weights_only=True)
     model = DeepseekV4(replace(CONFIG, expert_dtype=None), with_mtp=False)
     model.load_state_dict(saved["model"])

@@ -1,10 +1,10 @@
 """Initial weights of V4-Nano that can already copy.
 
 Copying an identifier from the request into a tool call is what a small model learns last. The circuit that
-does it is known (an *induction head*: one layer marks every position with the identity of the token before it,
-the next looks for the position whose mark equals the current token and repeats what stands there), so the
-first two layers start as that circuit, in the spirit of mimetic initialisation, instead of as noise. Everything
-stays trainable, and everything else is learned.
+does it is known (an *induction head*: one layer marks every position with the identity of the token before
+it, the next looks for the position whose mark equals the current token and repeats what stands there), so the
+first two layers start as that circuit, in the spirit of mimetic initialisation, instead of as noise.
+Everything stays trainable, and everything else is learned.
 
 The residual of width d is laid out as
 
@@ -98,7 +98,7 @@ def _previous_token_heads(block: Block, to_previous: Tensor, to_before: Tensor) 
     # Both heads are in output group 0: its first rows carry the mark of head 0, the next that of head 1.
     rank = attention.wo_a.weight.shape[0] // attention.groups
     wo_a = attention.wo_a.weight
-    assert PREVIOUS + BEFORE <= rank
+    assert rank >= PREVIOUS + BEFORE
     wo_a[:rank] = 0
     wo_a[:PREVIOUS, :IDENTITY] = to_previous
     wo_a[PREVIOUS : PREVIOUS + BEFORE, size : size + IDENTITY] = to_before
@@ -116,7 +116,7 @@ def _induction_heads(
     match_previous: Tensor,
     match_before: Tensor,
 ) -> None:
-    """Heads 0 and 1 of layer 1 look for the last two tokens (0: mostly the last) and write what followed them."""
+    """Heads 0 and 1 of layer 1 look for the last two tokens (0: mostly the last) and write what followed."""
     attention = block.attn
     size, rotary = attention.size, attention.rotary
     plain = size - rotary
@@ -143,7 +143,7 @@ def _induction_heads(
         wq_b[head, p : p + b, p : p + b] += weight * torch.eye(b)
     rank = attention.wo_a.weight.shape[0] // attention.groups
     wo_a = attention.wo_a.weight
-    assert 2 * COPY <= rank
+    assert rank >= 2 * COPY
     wo_a[:rank] = 0
     wo_a[:COPY, p + b : p + b + COPY] = torch.eye(COPY)
     wo_a[COPY : 2 * COPY, size + p + b : size + p + b + COPY] = torch.eye(COPY)

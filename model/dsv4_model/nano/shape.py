@@ -32,4 +32,4 @@ CONFIG = ModelConfig(
     routed_scaling_factor=1.5,
     expert_dtype="fp4",
 )
-"""Ratios, stream count, gate function and index head size stay inside what other servers of this architecture accept."""
+"""Ratios, stream count, gate function and index head size stay inside what other servers accept."""

@@ -2,9 +2,9 @@
 
     python -m dsv4_model.nano.train --data RUNS/data --out RUNS/train [--minutes 90]
 
-Seeded and resumable: `state.pt` in the output folder is replaced every few minutes, and the same command goes on
-from it. The learning rate warms up, stays, and falls to zero over the last part of the time given (`--decay`), so a
-run may be cut and continued with another length. `log.jsonl` holds the losses.
+Seeded and resumable: `state.pt` in the output folder is replaced every few minutes, and the same command goes
+on from it. The learning rate warms up, stays, and falls to zero over the last part of the time given
+(`--decay`), so a run may be cut and continued with another length. `log.jsonl` holds the losses.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FIRST_PIECE = 32
 FIXED_SHARE = 0.04
 KEEP_WITH = "OK misspelt"
 SPOKEN = (*phrasing.all_texts(), *declines.all_texts())
-PREFIX_EVERY = 8
+PREFIX_EVERY = 16
 """Steps between computations of the shared prompt's state; gradients don't flow through it."""
 
 
@@ -47,8 +47,9 @@ class Recipe:
     rate: float = 2e-3
     head_rate: float = 2e-3
     warmup: int = 100
-    tokens: int = 3072
+    tokens: int = 1536
     context_weight: float = 0.03
+    decisive_weight: float = 6.0
     copy_share: float = 0.06
     weight_decay: float = 0.05
     balance: float = 1e-3
@@ -57,7 +58,7 @@ class Recipe:
 
 
 def relabelling(tokenizer: Tokenizer, examples: Examples) -> Relabelling:
-    """Which pieces are nothing but parts of names: words of the generator's lists that the oracle never says itself.
+    """Which pieces are only parts of names: words of the generator's lists that the oracle never says itself.
 
     A piece that is sampled in more than a small share of episodes belongs to the fixed phrases.
     """
@@ -144,7 +145,7 @@ class Trainer:
         targets = batch.ids[:, 1:]
         losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         weights = batch.weights.flatten()
-        sampled = (batch.weights == 1.0).float()
+        sampled = (batch.weights >= 1.0).float()
         right = ((logits.detach().argmax(-1) == targets) * sampled).sum() / sampled.sum().clamp(min=1)
         return (losses * weights).sum() / weights.sum().clamp(min=1), right
 
@@ -170,11 +171,14 @@ class Trainer:
             bias += self.recipe.balance * torch.sign(load.float().mean() - load)
 
     def run(self, minutes: float, decay: float) -> None:
-        """Train until `minutes` of training time in all have passed; the last share `decay` of them cools down."""
+        """Train until `minutes` in all have passed; in the last share `decay` of them the rate falls to 0."""
         recipe = self.recipe
         total = minutes * 60
         started, before = time.monotonic(), self.seconds
         epoch = 0
+        # What to do is decided at the first token of thinking, of an answer and of a tool's name.
+        marks = (self.tokenizer.id_of(text) for text in ("<think>", "</think>", 'invoke name="'))
+        decisive = [mark for mark in marks if mark is not None]
         with (self.out / "log.jsonl").open("a", encoding="utf-8") as log:
             sums = np.zeros(3)
             counted, tokens, saved = 0, 0, time.monotonic()
@@ -192,6 +196,8 @@ class Trainer:
                     pad=PAD,
                     vocabulary=CONFIG.vocab_size,
                     relabelling=names,
+                    decisive=decisive,
+                    decisive_weight=recipe.decisive_weight,
                 ):
                     self.seconds = before + time.monotonic() - started
                     left = (total - self.seconds) / (total * decay)
@@ -200,7 +206,9 @@ class Trainer:
                         return
                     fresh = rng.random() < recipe.copy_share
                     batch = (
-                        copy_batch(CONFIG.vocab_size, FIRST_PIECE, rng, rows=6, length=512) if fresh else drawn
+                        copy_batch(CONFIG.vocab_size, FIRST_PIECE, rng, rows=6, length=512)
+                        if fresh
+                        else drawn
                     )
                     rate = recipe.rate * min(1.0, left, (self.step + 1) / recipe.warmup)
                     result = self.update(batch, rate, fresh=fresh)
@@ -210,7 +218,7 @@ class Trainer:
                         sums += result
                         counted += 1
                     tokens += batch.weights.numel()
-                    if self.step % 20 == 0 and counted:
+                    if self.step % 40 == 0 and counted:
                         loss, right, norm = (sums / counted).round(4).tolist()
                         entry = {
                             "step": self.step,
@@ -237,7 +245,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for state.pt and log.jsonl")
     parser.add_argument("--tokenizer", type=Path, default=WEIGHTS, help="folder with tokenizer.json")
     parser.add_argument("--minutes", type=float, default=120, help="training time in all, over all runs")
-    parser.add_argument("--decay", type=float, default=0.3, help="share of the time in which the rate falls to 0")
+    parser.add_argument(
+        "--decay", type=float, default=0.3, help="share of the time in which the rate falls to 0"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rate", type=float, default=Recipe.rate)
     options = parser.parse_args()

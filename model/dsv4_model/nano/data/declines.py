@@ -19,7 +19,11 @@ _TRAIN_VERBS = """Explain|Describe|Document|Optimise|Improve|Review|Translate|Po
 |Set up|Configure|Build|Install|Upgrade|Migrate|Containerise|Mock|Monitor|Schedule|Plan|Prove|Verify|Compare""".replace(
     "\n", ""
 ).split("|")
-_HELD_VERBS = "Refine|Rewrite|Summarise|Audit|Extend|Polish|Analyse|Clarify|Extract|Automate|Reorganise|Harden".split("|")
+_HELD_VERBS = (
+    "Refine|Rewrite|Summarise|Audit|Extend|Polish|Analyse|Clarify|Extract|Automate|Reorganise|Harden".split(
+        "|"
+    )
+)
 
 _TRAIN_OBJECTS = """the architecture of this project|the algorithm|a web server|a parser for {w}|type hints|the README
 |docstrings for {f}|the function {f}|the class {c}|the module {p}|{p}|a REST API for {w}|a unit test for {f}
@@ -33,9 +37,22 @@ _TRAIN_OBJECTS = """the architecture of this project|the algorithm|a web server|
 ).split("|")
 _HELD_OBJECTS = """the exception handling of {f}|a calculator|a hash map|the comments in {p}|a haiku about the {w}
 |the public interface|a benchmark for {f}|a state machine|the configuration loader|a graph of the imports
-|the naming conventions|a web crawler|the {w} documentation|a decorator for {f}""".replace("\n", "").split("|")
+|the naming conventions|a web crawler|the {w} documentation|a decorator for {f}""".replace("\n", "").split(
+    "|"
+)
 
-_TAILS = ("", "", "", "", " in {l}", " for me", " please", " and explain it", " step by step", " as fast as possible")
+_TAILS = (
+    "",
+    "",
+    "",
+    "",
+    " in {l}",
+    " for me",
+    " please",
+    " and explain it",
+    " step by step",
+    " as fast as possible",
+)
 _LANGUAGES = "Python|Rust|Go|C|Java|French|German|English|TypeScript|Haskell".split("|")
 
 _TRAIN_PLAIN = """Hello|Hi|Hello there, how are you?|Who are you?|What can you do?|What is the capital of {w}?
@@ -68,7 +85,11 @@ def request(names: Names) -> str:
         verb = rng.choice(_HELD_VERBS if held else _TRAIN_VERBS)
         text = f"{verb} {rng.choice(_HELD_OBJECTS if held else _TRAIN_OBJECTS)}{rng.choice(_TAILS)}"
     if rng.random() < 0.2:
-        text = rng.choice(("Please ", "Can you ", "Could you ", "I want you to ", "Now ")) + text[0].lower() + text[1:]
+        text = (
+            rng.choice(("Please ", "Can you ", "Could you ", "I want you to ", "Now "))
+            + text[0].lower()
+            + text[1:]
+        )
     if rng.random() < 0.15:
         text = text.lower()
     while "{w}" in text:

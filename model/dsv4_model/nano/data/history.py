@@ -88,7 +88,9 @@ def commit(names: Names) -> Task:
     prompt = rng.choice(phrasing.COMMIT).format(a=a)
 
     def oracle() -> Oracle:
-        results = yield Step(f"Commit with the message `{message}`.", (Call("git_commit", {"message": message}),))
+        results = yield Step(
+            f"Commit with the message `{message}`.", (Call("git_commit", {"message": message}),)
+        )
         if not results[0].startswith("Committed"):
             raise Unsuitable
         short = results[0].split()[1].rstrip(":")
@@ -96,10 +98,16 @@ def commit(names: Names) -> Task:
 
     def check(outcome: Outcome) -> bool:
         log = subprocess.run(
-            ["git", "-C", str(outcome.root), "log", "-1", "--format=%s%n%P"], capture_output=True, text=True, check=True
+            ["git", "-C", str(outcome.root), "log", "-1", "--format=%s%n%P"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.split("\n")
         left = subprocess.run(
-            ["git", "-C", str(outcome.root), "status", "--porcelain"], capture_output=True, text=True, check=True
+            ["git", "-C", str(outcome.root), "status", "--porcelain"],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         return log[0] == message and log[1] == outcome.head_before and not left.strip()
 

@@ -2,8 +2,8 @@
 
     python -m dsv4_model.nano.data.record --out RUNS/data --tokenizer FOLDER [--episodes 6000] [--first 0]
 
-Every episode is checked like an evaluation before it is kept. Shards appear one by one, so that training may start
-before recording ends.
+Every episode is checked like an evaluation before it is kept. Shards appear one by one, so that training may
+start before recording ends.
 """
 
 from __future__ import annotations

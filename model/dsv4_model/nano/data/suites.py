@@ -1,4 +1,4 @@
-"""Task families about tests: run them and report; follow the interpreter's hint to a misspelt name and fix it."""
+"""Task families about tests: run them and report; follow an error to a misspelt name and fix it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ def _suite(names: Names) -> tuple[Repository, str, str, str, str]:
         f"def {function}({argument}):\n    return {helper}({argument}) * {m}\n"
     )
     repository.add(f"{module}.py", text)
-    tests = [f"    def test_{names.noun()}(self):\n        self.assertEqual({{call}}({value}), {(value + k) * m})\n"]
+    tests = [
+        f"    def test_{names.noun()}(self):\n"
+        f"        self.assertEqual({{call}}({value}), {(value + k) * m})\n"
+    ]
     if rng.random() < 0.25:
         second = value + 1
         tests.append(

@@ -51,14 +51,20 @@ def code_with_symbol(names: Names, symbol: str, kind: str, files: int) -> Reposi
             text = f"from {module} import {symbol}\n\n\ndef {names.snake()}({argument}):\n    return {use}\n"
             repository.add(path_for(names, ".py"), text)
     elif language == "js":
-        repository.add(f"{folder}{module}.js", f"function {symbol}({argument}) {{\n  return {argument} + 1;\n}}\n")
+        repository.add(
+            f"{folder}{module}.js", f"function {symbol}({argument}) {{\n  return {argument} + 1;\n}}\n"
+        )
         for _ in range(files - 1):
-            text = f"const {{ {symbol} }} = require('./{module}');\nconsole.log({symbol}({rng.randrange(99)}));\n"
+            call = f"{symbol}({rng.randrange(99)})"
+            text = f"const {{ {symbol} }} = require('./{module}');\nconsole.log({call});\n"
             repository.add(path_for(names, ".js"), text)
     else:
-        repository.add(f"{folder}{module}.go", f"package main\n\nfunc {symbol}(n int) int {{\n\treturn n + 1\n}}\n")
+        repository.add(
+            f"{folder}{module}.go", f"package main\n\nfunc {symbol}(n int) int {{\n\treturn n + 1\n}}\n"
+        )
         for _ in range(files - 1):
-            text = f"package main\n\nfunc {names.pascal()}() int {{\n\treturn {symbol}({rng.randrange(99)})\n}}\n"
+            head = f"package main\n\nfunc {names.pascal()}() int {{\n"
+            text = f"{head}\treturn {symbol}({rng.randrange(99)})\n}}\n"
             repository.add(path_for(names, ".go"), text)
     if files > 1 and rng.random() < 0.15:
         repository.add(path_for(names, ".md"), f"{note(names, 1)}Call {symbol} first.\n")
@@ -70,7 +76,9 @@ def draw_symbols(names: Names, count: int) -> tuple[str, list[str]]:
     """`(kind, symbols)`: names of one style."""
     rng = names.rng
     kind = rng.choice(("function", "function", "function", "function", "class", "constant", "camel"))
-    make = {"function": names.snake, "class": names.pascal, "constant": names.constant, "camel": names.camel}[kind]
+    make = {"function": names.snake, "class": names.pascal, "constant": names.constant, "camel": names.camel}[
+        kind
+    ]
     return kind, [make() for _ in range(count)]
 
 
@@ -87,7 +95,9 @@ def rename(names: Names) -> Task:
         raise Unsuitable
 
     def oracle() -> Oracle:
-        results = yield Step(f"Rename `{old}` to `{new}`. Search for `{old}`.", (Call("grep", {"pattern": old}),))
+        results = yield Step(
+            f"Rename `{old}` to `{new}`. Search for `{old}`.", (Call("grep", {"pattern": old}),)
+        )
         yield from replace_everywhere(old, new, results[0])
         yield Step(f"No `{old}` is left.", text=f"Renamed `{old}` to `{new}`.")
 
@@ -116,7 +126,9 @@ def definition(names: Names) -> Task:
     def oracle() -> Oracle:
         results = yield Step(f"Find where `{symbol}` is defined.", (Call("grep", {"pattern": pattern}),))
         found, number = results[0].split(":")[:2]
-        yield Step(f"It is in {found}, line {number}.", text=f"`{symbol}` is defined in {found}, line {number}.")
+        yield Step(
+            f"It is in {found}, line {number}.", text=f"`{symbol}` is defined in {found}, line {number}."
+        )
 
     def check(outcome: Outcome) -> bool:
         return outcome.files() == repository.files and f"{path}, line {line}." in outcome.answer

@@ -48,7 +48,9 @@ def listing(names: Names) -> Task:
 
     def check(outcome: Outcome) -> bool:
         lines = set(outcome.answer.splitlines())
-        return outcome.files() == repository.files and (wanted <= lines if wanted else "No files" in outcome.answer)
+        return outcome.files() == repository.files and (
+            wanted <= lines if wanted else "No files" in outcome.answer
+        )
 
     return Task("list", prompt, repository, oracle, check)
 
@@ -119,7 +121,9 @@ def replace(names: Names) -> Task:
     else:
         suffix, text = configuration(names, entries(names, rng.randint(2, 4)))
     path = repository.add(path_for(names, suffix), text)
-    line = rng.choice([row for row in text.splitlines() if len(row) > 4 and " " in row.strip()] or text.splitlines())
+    line = rng.choice(
+        [row for row in text.splitlines() if len(row) > 4 and " " in row.strip()] or text.splitlines()
+    )
     words = line.split(" ")
     if rng.random() < 0.6:
         old = rng.choice([w for w in words if len(w) > 3 and w.isalnum()] or words[-1:]).strip('",')
@@ -194,5 +198,7 @@ def insert_line(names: Names) -> Task:
         yield Step(f"Insert `{new}` after `{line}` in {path}.", (_edit(path, line, f"{line}\n{new}"),))
         yield Step("The line is there.", text=f"Inserted `{new}` in {path}.")
 
-    expected = _changed(repository, path, "".join(f"{row}\n" for row in [*lines[: n + 1], new, *lines[n + 1 :]]))
+    expected = _changed(
+        repository, path, "".join(f"{row}\n" for row in [*lines[: n + 1], new, *lines[n + 1 :]])
+    )
     return Task("insert-line", prompt, repository, oracle, lambda o: o.files() == expected)

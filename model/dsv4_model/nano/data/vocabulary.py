@@ -69,7 +69,7 @@ _TAGS = (
     r'": \{"type": "string"\}',
     r'": \{"type": "boolean"\}',
     r'\}, "required": \[',
-    r'\]\}\}',
+    r"\]\}\}",
 )
 _JOINED = (
     "the to a an in of and is it be by with from for into after before as on at this that are was has have not new my "
@@ -120,7 +120,14 @@ def corpus(tasks: int = 6000) -> Iterator[str]:
         for _ in range(6):
             yield f"{word} {word.capitalize()} {word.upper()}" if rng.random() < 0.35 else word
     yield from [_SCHEMA] * 3000
-    for group in (phrasing.RENAME, phrasing.REPLACE, phrasing.LOOKUP, phrasing.FIX, phrasing.TEST, phrasing.COMMIT):
+    for group in (
+        phrasing.RENAME,
+        phrasing.REPLACE,
+        phrasing.LOOKUP,
+        phrasing.FIX,
+        phrasing.TEST,
+        phrasing.COMMIT,
+    ):
         for text in group:
             yield from [text] * 40
 
@@ -189,7 +196,9 @@ def train(out: Path) -> None:
         for i, text in enumerate(added)
     ]
     out.mkdir(parents=True, exist_ok=True)
-    (out / "tokenizer.json").write_text(json.dumps(definition, ensure_ascii=False, indent=0), encoding="utf-8")
+    (out / "tokenizer.json").write_text(
+        json.dumps(definition, ensure_ascii=False, indent=0), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":
