@@ -138,8 +138,8 @@ def run(
         SandboxMode | None,
         typer.Option(
             "--sandbox",
-            help="read-only refuses every change; workspace-write needs an operating-system sandbox, which "
-            "this version does not have (exit 44); off is the default.",
+            help="read-only refuses every change; workspace-write confines commands with bubblewrap (exit 44 "
+            "without it). Default: workspace-write where bubblewrap works, else none, which init reports.",
         ),
     ] = None,
     effort: Annotated[

@@ -232,6 +232,7 @@ class Agent:
             temperature=preset.temperature,
             top_p=preset.top_p,
             seed=self._seed,
+            thinking_budget=preset.thinking_budget,
         )
         stream = self._backend.generate(self.session.transcript, request)
         async with _closed_after(stream):

@@ -20,7 +20,7 @@ class Preset:
     `tools` are shown to the model in this order; `only` cuts a tool's parameters down to those named.
     `descriptions` chooses the set of tool descriptions. `environment_block` puts clock, folder and git status
     in front of the first prompt; without it the user text is exactly the prompt.
-    `max_tokens_per_turn` ends a turn that goes on and on.
+    `max_tokens_per_turn` ends a turn that goes on and on, `thinking_budget` (tokens) a thought.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Preset:
     temperature: float = 1.0
     top_p: float = 0.95
     max_tokens_per_turn: int = 65_536
+    thinking_budget: int | None = None
 
 
 DEFAULT_TOOLS = (
@@ -92,4 +93,5 @@ def nano_preset() -> Preset:
         temperature=0.0,
         top_p=1.0,
         max_tokens_per_turn=1024,
+        thinking_budget=192,
     )

@@ -96,7 +96,8 @@ class Relabelling:
             return ids
         table = np.arange(vocabulary)
         table[self.names] = rng.permutation(self.names)
-        return table[ids]
+        other: np.ndarray = table[ids]
+        return other
 
 
 def batches(

@@ -35,6 +35,11 @@ _COPY_AT = _BEFORE_AT + BEFORE
 _SHIFT_SHAPE = (1.0, 1.0, 1.0, 0.8, 0.6, 0.5, 0.4, 0.3)
 """Energy by rotary frequency of the keys that tell one position from the next; high frequencies first."""
 
+_RECENT_PAIRS = range(5, 11)
+"""Rotary pairs whose sum of cosines is a bump some twenty tokens wide: what was just said stands out."""
+_RECENT_HEADS = {1: (2,), 2: (2, 3), 3: (2, 3)}
+"""Layer -> heads that start by averaging what was just said; the request is read through them first."""
+
 
 @torch.no_grad()
 def initialise(model: DeepseekV4, seed: int = 0) -> None:
@@ -46,7 +51,8 @@ def initialise(model: DeepseekV4, seed: int = 0) -> None:
 
     def orthogonal(rows: int, columns: int) -> Tensor:
         square = torch.randn(max(rows, columns), max(rows, columns), generator=generator)
-        return torch.linalg.qr(square).Q[:rows, :columns]
+        basis: Tensor = torch.linalg.qr(square).Q
+        return basis[:rows, :columns]
 
     identities = torch.randn(config.vocab_size, IDENTITY, generator=generator)
     identities = identities / identities.norm(dim=1, keepdim=True) * math.sqrt(IDENTITY)
@@ -64,6 +70,11 @@ def initialise(model: DeepseekV4, seed: int = 0) -> None:
     match_previous = orthogonal(44, PREVIOUS)
     match_before = orthogonal(28, BEFORE)
     _induction_heads(second, to_previous, to_before, to_copy, match_previous, match_before)
+
+    for layer, heads in _RECENT_HEADS.items():
+        block = model.layers[layer]
+        assert isinstance(block, Block)
+        _recent_heads(block, heads, latent=match_previous.shape[0] + match_before.shape[0] if layer == 1 else 0)
 
     head = 0.02 * torch.randn(config.vocab_size, d, generator=generator)
     head[:, _COPY_AT : _COPY_AT + COPY] += 0.25 * identities @ to_copy.T
@@ -151,6 +162,25 @@ def _induction_heads(
     wo_b[:, :rank] = 0
     for i in range(2):
         wo_b[_COPY_AT : _COPY_AT + COPY, i * COPY : (i + 1) * COPY] = torch.eye(COPY)
+
+
+def _recent_heads(block: Block, heads: tuple[int, ...], latent: int) -> None:
+    """Make `heads` prefer near positions, whatever stands there; row `latent` of the query latent serves them."""
+    attention = block.attn
+    size, rotary = attention.size, attention.rotary
+    plain = size - rotary
+    constant = attention.wq_a.weight.shape[1] - 1
+    pairs = [plain + 2 * i for i in _RECENT_PAIRS]
+    wkv = attention.wkv.weight
+    wkv[plain:] *= 0.3
+    wkv[pairs, constant] = 0.7
+    attention.wq_a.weight[latent] = 0
+    attention.wq_a.weight[latent, constant] = 6.0
+    wq_b = attention.wq_b.weight.view(attention.heads, size, -1)
+    wq_b[:, :, latent] = 0
+    for head in heads:
+        wq_b[head] *= 0.3
+        wq_b[head, pairs, latent] = 0.5
 
 
 def _frequencies(theta: float, rotary: int) -> Tensor:

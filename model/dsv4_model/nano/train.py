@@ -218,7 +218,7 @@ class Trainer:
                         sums += result
                         counted += 1
                     tokens += batch.weights.numel()
-                    if self.step % 40 == 0 and counted:
+                    if self.step % 20 == 0 and counted:
                         loss, right, norm = (sums / counted).round(4).tolist()
                         entry = {
                             "step": self.step,
