@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from dsv4_agent.headless.exit_codes import OwnSubtype
@@ -13,18 +11,15 @@ from dsv4_agent.headless.git_state import Repository
 from dsv4_agent.headless.models import OpenedModel
 from dsv4_agent.headless.options import RunOptions
 from dsv4_agent.loop.agent import Agent
+from dsv4_agent.loop.assemble import make_agent
 from dsv4_agent.loop.context import RunFacts
-from dsv4_agent.loop.events import SandboxInfo, Subtype
+from dsv4_agent.loop.events import Subtype
 from dsv4_agent.loop.guards import Guard, Limits
-from dsv4_agent.loop.toolbox import Toolbox, UnknownToolError
+from dsv4_agent.loop.toolbox import UnknownToolError
 from dsv4_agent.permissions.decision import Policy, SandboxMode
 from dsv4_agent.session.journal import JournalError
 from dsv4_agent.session.session import Session
-from dsv4_tools.base import ToolContext
-from dsv4_tools.environment import scrubbed
-from dsv4_tools.registry import default_tools
-from dsv4_tools.sandbox import Sandbox, SandboxUnavailable, choose
-from dsv4_tools.workspace import Workspace
+from dsv4_tools.sandbox import SandboxUnavailable
 
 _CAPABILITIES: Final = ("output_schema",)
 _REPOSITORY_CONFIG: Final = (".dsv4", "AGENTS.md", "CLAUDE.md", ".mcp.json")
@@ -49,12 +44,6 @@ def build_agent(
 ) -> Agent:
     """The agent of a run. Raises `RunFailure`: 44 without the sandbox asked for, 42 for an unknown tool."""
     directory = options.directory.resolve()
-    sandbox, sandbox_info = _sandbox(options, directory)
-    context = ToolContext(Workspace(directory), session.spill_directory, sandbox, scrubbed(os.environ))
-    try:
-        toolbox = Toolbox(model.preset, default_tools(), context)
-    except UnknownToolError as error:
-        raise RunFailure(Subtype.INPUT, f"--tools: {error}") from error
     policy = Policy(
         directory,
         mode=options.permission_mode,
@@ -67,27 +56,23 @@ def build_agent(
         git=repository.info(),
         trusted=options.trust,
         ignored_repo_config=tuple(name for name in _REPOSITORY_CONFIG if (repository.root / name).exists()),
-        sandbox=sandbox_info,
         capabilities=_CAPABILITIES,
     )
-    return Agent(
-        model.backend, session, toolbox, model.preset, policy,
-        facts=facts, limits=limits, seed=options.seed, guards=guards,
-    )  # fmt: skip
-
-
-def _sandbox(options: RunOptions, directory: Path) -> tuple[Sandbox, SandboxInfo]:
-    requested = options.sandbox or SandboxMode.WORKSPACE_WRITE
-    # read-only needs no help from the system: permissions refuse every command and every change.
-    explicit = options.sandbox is SandboxMode.WORKSPACE_WRITE
     try:
-        sandbox = choose(requested.value, explicit, workspace=directory)
+        return make_agent(
+            directory,
+            model.backend,
+            model.preset,
+            policy=policy,
+            session=session,
+            # read-only needs no help from the system: permissions refuse every command and every change.
+            sandbox_explicit=options.sandbox is SandboxMode.WORKSPACE_WRITE,
+            facts=facts,
+            limits=limits,
+            seed=options.seed,
+            guards=guards,
+        )
+    except UnknownToolError as error:
+        raise RunFailure(Subtype.INPUT, f"--tools: {error}") from error
     except SandboxUnavailable as error:
         raise RunFailure(Subtype.SANDBOX, error.cause, error.remedy) from error
-    if requested is SandboxMode.READ_ONLY:
-        reason = "every command and every change is refused"
-        return sandbox, SandboxInfo(requested.value, "permissions", sandbox.network.value, False, reason)
-    info = SandboxInfo(
-        requested.value, sandbox.effective, sandbox.network.value, sandbox.degraded, sandbox.reason
-    )
-    return sandbox, info

@@ -14,7 +14,7 @@ from dsv4_agent.loop.events import GitInfo, SandboxInfo
 from dsv4_agent.loop.guards import Guard, Limits
 from dsv4_agent.loop.preset import Preset
 from dsv4_agent.loop.toolbox import Toolbox
-from dsv4_agent.permissions.decision import Policy
+from dsv4_agent.permissions.decision import Policy, SandboxMode
 from dsv4_agent.session.session import Session
 from dsv4_tools.base import ToolContext
 from dsv4_tools.environment import scrubbed
@@ -56,16 +56,7 @@ def make_agent(
     )
     enforced = chosen.effective == policy.sandbox.value
     facts = facts or RunFacts(cwd=str(place.root), git=git)
-    facts = replace(
-        facts,
-        sandbox=SandboxInfo(
-            requested=policy.sandbox.value,
-            effective=chosen.effective,
-            network=chosen.network.value,
-            degraded=chosen.degraded,
-            reason=chosen.reason,
-        ),
-    )
+    facts = replace(facts, sandbox=_sandbox_info(policy.sandbox, chosen, enforced=enforced))
     return Agent(
         backend,
         session,
@@ -77,3 +68,11 @@ def make_agent(
         seed=seed,
         guards=guards,
     )
+
+
+def _sandbox_info(requested: SandboxMode, chosen: Sandbox, *, enforced: bool) -> SandboxInfo:
+    network = chosen.network.value
+    if requested is SandboxMode.READ_ONLY and not enforced:
+        reason = "every command and every change is refused"
+        return SandboxInfo(requested.value, "permissions", network, False, reason)
+    return SandboxInfo(requested.value, chosen.effective, network, chosen.degraded, chosen.reason)

@@ -1,6 +1,6 @@
 """Draw the loss curve of a training run as an SVG picture.
 
-    python -m dsv4_model.nano.curve RUNS/train/log.jsonl model/dsv4_model/nano/loss.svg
+python -m dsv4_model.nano.curve RUNS/train/log.jsonl model/dsv4_model/nano/loss.svg
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ WIDTH, HEIGHT, MARGIN = 720, 360, 56
 
 
 def draw(entries: list[dict[str, float]]) -> str:
-    """An SVG with the loss (left, logarithmic) and the share of tokens missed (right, logarithmic) by step."""
+    """An SVG with the loss and the share of tokens missed by step, both on one logarithmic axis."""
     steps = [entry["step"] for entry in entries]
     losses = [entry["loss"] for entry in entries]
     missed = [max(1 - entry["right"], 1e-4) for entry in entries]

@@ -74,7 +74,9 @@ def initialise(model: DeepseekV4, seed: int = 0) -> None:
     for layer, heads in _RECENT_HEADS.items():
         block = model.layers[layer]
         assert isinstance(block, Block)
-        _recent_heads(block, heads, latent=match_previous.shape[0] + match_before.shape[0] if layer == 1 else 0)
+        _recent_heads(
+            block, heads, latent=match_previous.shape[0] + match_before.shape[0] if layer == 1 else 0
+        )
 
     head = 0.02 * torch.randn(config.vocab_size, d, generator=generator)
     head[:, _COPY_AT : _COPY_AT + COPY] += 0.25 * identities @ to_copy.T
@@ -165,7 +167,7 @@ def _induction_heads(
 
 
 def _recent_heads(block: Block, heads: tuple[int, ...], latent: int) -> None:
-    """Make `heads` prefer near positions, whatever stands there; row `latent` of the query latent serves them."""
+    """Make `heads` prefer near positions, whatever stands there, through row `latent` of the query latent."""
     attention = block.attn
     size, rotary = attention.size, attention.rotary
     plain = size - rotary

@@ -42,7 +42,11 @@ PREFIX_EVERY = 16
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run is made of."""
+    """What a run is made of.
+
+    `bare_share` of the batches go without the shared prompt in front, which makes a step half as long; in the
+    last part of the cool-down (`bare_until` of it) none does.
+    """
 
     rate: float = 2e-3
     head_rate: float = 2e-3
@@ -51,6 +55,8 @@ class Recipe:
     context_weight: float = 0.03
     decisive_weight: float = 6.0
     copy_share: float = 0.06
+    bare_share: float = 0.7
+    bare_until: float = 0.5
     weight_decay: float = 0.05
     balance: float = 1e-3
     clip: float = 1.0
@@ -204,17 +210,16 @@ class Trainer:
                     if left <= 0:
                         self.save()
                         return
-                    fresh = rng.random() < recipe.copy_share
-                    batch = (
-                        copy_batch(CONFIG.vocab_size, FIRST_PIECE, rng, rows=6, length=512)
-                        if fresh
-                        else drawn
-                    )
+                    copying = rng.random() < recipe.copy_share
+                    bare = left > recipe.bare_until and rng.random() < recipe.bare_share
+                    batch = drawn
+                    if copying:
+                        batch = copy_batch(CONFIG.vocab_size, FIRST_PIECE, rng, rows=4, length=384)
                     rate = recipe.rate * min(1.0, left, (self.step + 1) / recipe.warmup)
-                    result = self.update(batch, rate, fresh=fresh)
+                    result = self.update(batch, rate, fresh=copying or bare)
                     if not math.isfinite(result[0]):
                         raise ArithmeticError(f"the loss is {result[0]} at step {self.step}; lower the rate")
-                    if not fresh:
+                    if not copying:
                         sums += result
                         counted += 1
                     tokens += batch.weights.numel()
