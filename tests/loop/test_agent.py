@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
 
-from dsv4_agent.backends.base import ModelError
+from dsv4_agent.backends.base import Conversation, GenerationRequest, ModelError
+from dsv4_agent.backends.text import TextTurnBackend
 from dsv4_agent.loop.events import (
     ContextUpdated,
     Init,
@@ -320,3 +322,29 @@ def test_the_nano_preset_is_what_the_built_in_model_was_trained_on(lab: Any) -> 
         ("git_diff", ()),
         ("git_commit", ("message",)),
     ]
+
+
+async def test_the_preset_bounds_a_turn_and_its_thought(lab: Any) -> None:
+    class Asked(TextTurnBackend):
+        request: GenerationRequest | None = None
+
+        def generate(self, conversation: Conversation, request: GenerationRequest) -> Any:
+            self.request = request
+            return super().generate(conversation, request)
+
+        def next_turn(self, conversation: Conversation) -> str:
+            return "Done.</think>Done."
+
+    backend = Asked()
+    await lab.run(backend, preset=nano_preset())
+    assert backend.request is not None
+    assert backend.request.max_tokens == nano_preset().max_tokens_per_turn
+    assert backend.request.thinking_budget == nano_preset().thinking_budget is not None
+
+
+async def test_the_prefix_of_the_built_in_model_is_frozen_with_its_weights(lab: Any) -> None:
+    """A red test here means: record and train V4-Nano again, or take the change of words back."""
+    await lab.run("text: x", preset=nano_preset())
+    prefix = lab.session.transcript.entries[0].text
+    trained_on = "168908aee124c8a23b7b7eba9e0b116695230b8c435a9124c7f99f556607e108"
+    assert hashlib.sha256(prefix.encode()).hexdigest() == trained_on

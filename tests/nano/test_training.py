@@ -135,3 +135,14 @@ def test_a_run_ends_in_time_and_logs(tmp_path: Path) -> None:
     assert (out / "state.pt").is_file()
     entries = [json.loads(row) for row in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(entry["loss"] > 0 for entry in entries)
+
+
+def test_the_curve_is_a_picture_of_all_entries() -> None:
+    from xml.etree import ElementTree
+
+    from dsv4_model.nano.curve import draw
+
+    entries = [{"step": s, "loss": 2.0 / s, "right": 1 - 0.5 / s} for s in (20, 40, 60)]
+    root = ElementTree.fromstring(draw(entries))
+    lines = [e for e in root.iter() if e.tag.endswith("polyline")]
+    assert [len(line.attrib["points"].split()) for line in lines] == [3, 3]
