@@ -4,7 +4,8 @@
 
 Seeded and resumable: `state.pt` in the output folder is replaced every few minutes, and the same command goes
 on from it. The learning rate warms up, stays, and falls to zero over the last part of the time given
-(`--decay`), so a run may be cut and continued with another length. `log.jsonl` holds the losses.
+(`--decay`), so a run may be cut and continued with another length. `log.jsonl` holds the losses. `--start`
+begins from a checkpoint folder, such as the shipped weights, instead of from `initialise`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dsv4_model.checkpoint import load_model
 from dsv4_model.nano import WEIGHTS
 from dsv4_model.nano.data import declines, phrasing
 from dsv4_model.nano.data.names import ADJECTIVES, NOUNS, VERBS
@@ -82,13 +84,17 @@ def relabelling(tokenizer: Tokenizer, examples: Examples) -> Relabelling:
 class Trainer:
     """A model, its optimiser and how far it has come."""
 
-    def __init__(self, data: Path, tokenizer: Tokenizer, recipe: Recipe, out: Path) -> None:
+    def __init__(
+        self, data: Path, tokenizer: Tokenizer, recipe: Recipe, out: Path, start: Path | None = None
+    ) -> None:
         self.data, self.tokenizer, self.recipe, self.out = data, tokenizer, recipe, out
         self.examples = Examples.load(data)
         self.step = 0
         self.seconds = 0.0
         self.model = DeepseekV4(CONFIG, with_mtp=False)
         initialise(self.model, recipe.seed)
+        if start is not None:
+            self.model.load_state_dict(load_model(start).state_dict())
         matrices = [p for p in self.model.parameters() if p.ndim >= 2]
         vectors = [p for p in self.model.parameters() if p.ndim < 2]
         self.optimiser = torch.optim.AdamW(
@@ -249,6 +255,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of recorded shards")
     parser.add_argument("--out", type=Path, required=True, help="folder for state.pt and log.jsonl")
     parser.add_argument("--tokenizer", type=Path, default=WEIGHTS, help="folder with tokenizer.json")
+    parser.add_argument("--start", type=Path, help="checkpoint folder to begin from")
     parser.add_argument("--minutes", type=float, default=120, help="training time in all, over all runs")
     parser.add_argument(
         "--decay", type=float, default=0.3, help="share of the time in which the rate falls to 0"
@@ -260,7 +267,7 @@ def main() -> None:
     torch.manual_seed(Recipe.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer = Tokenizer.from_file(options.tokenizer / "tokenizer.json")
-    trainer = Trainer(options.data, tokenizer, Recipe(rate=options.rate), options.out)
+    trainer = Trainer(options.data, tokenizer, Recipe(rate=options.rate), options.out, options.start)
     trainer.run(options.minutes, options.decay)
 
 
