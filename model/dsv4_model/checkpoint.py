@@ -44,14 +44,16 @@ def load_model(path: str | Path, dtype: torch.dtype = torch.float32, with_mtp: b
     config = ModelConfig.from_file(file)
     _check_sizes(checkpoint, config)
     with torch.device("meta"):
-        expected = DeepseekV4(config, dtype=dtype, with_mtp=with_mtp).state_dict()
+        model = DeepseekV4(config, dtype=dtype, with_mtp=with_mtp)
+    expected = model.state_dict()
     _check_names(checkpoint, expected)
     for name, target in expected.items():
         checkpoint.check(name, target.dtype, tuple(target.shape))
-    model = DeepseekV4(config, dtype=dtype, with_mtp=with_mtp)
-    with torch.no_grad():
-        for name, target in model.state_dict().items():
-            target.copy_(_checked(checkpoint, config, name, target))
+    weights = {
+        name: _checked(checkpoint, config, name, target).to(target.dtype, copy=True)
+        for name, target in expected.items()
+    }
+    model.load_state_dict(weights, assign=True)
     return model.eval()
 
 

@@ -15,7 +15,8 @@ __all__ = ["RopeTable", "rope_frequencies", "rotate"]
 
 def rope_frequencies(dim: int, theta: float, yarn: YarnScaling | None) -> Tensor:
     """Angular frequencies ``[dim / 2]`` (fp32, radians per position); YaRN-blended when ``yarn`` is given."""
-    base = 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    # Always on the CPU: a table is no weight, and on the meta device arange would import a compiler.
+    base = 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim)
     if yarn is None:
         return base
 
@@ -25,7 +26,9 @@ def rope_frequencies(dim: int, theta: float, yarn: YarnScaling | None) -> Tensor
 
     low = max(math.floor(channel(yarn.beta_fast)), 0)
     high = min(math.ceil(channel(yarn.beta_slow)), dim - 1)
-    ramp = ((torch.arange(dim // 2, dtype=torch.float32) - low) / max(high - low, 1e-3)).clamp(0, 1)
+    ramp = ((torch.arange(dim // 2, dtype=torch.float32, device="cpu") - low) / max(high - low, 1e-3)).clamp(
+        0, 1
+    )
     return base * (1 - ramp) + base / yarn.factor * ramp
 
 
@@ -34,8 +37,8 @@ class RopeTable:
 
     def __init__(self, dim: int, theta: float, yarn: YarnScaling | None) -> None:
         self._frequencies = rope_frequencies(dim, theta, yarn)
-        self._cos = torch.empty(0, dim // 2)
-        self._sin = torch.empty(0, dim // 2)
+        self._cos = torch.empty(0, dim // 2, device="cpu")
+        self._sin = torch.empty(0, dim // 2, device="cpu")
 
     @classmethod
     def for_ratio(cls, config: ModelConfig, ratio: int) -> RopeTable:

@@ -2,8 +2,8 @@
 
     python -m dsv4_model.nano.evaluate [--tasks 308] [--declines 100] [--model nano|PATH] [--out FILE]
 
-Every task is one run of the command line program, in a process forked from one that has imported it (so that
-400 runs don't load the libraries 400 times). Success is the state of the repository, the exit code and, for
+Every task is one run of the command line program, in a process forked from one that has imported it and loaded
+the model (so that 400 runs don't do so 400 times). Success is the state of the repository, the exit code and, for
 questions, the facts in the answer; never the wording.
 """
 
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--family", choices=list(FAMILIES))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    _import_program()
+    _prepare(options.model)
     started = time.monotonic()
     verdicts = evaluate(options.model, options.tasks, options.declines, options.jobs, options.family)
     print(table(verdicts))
@@ -175,14 +175,16 @@ def main() -> None:
         options.out.write_text(json.dumps([asdict(v) for v in verdicts], indent=1), encoding="utf-8")
 
 
-def _import_program() -> None:
-    """Load the libraries once, before the forks, and keep them to one thread, so that forking is safe."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+def _prepare(model: str) -> None:
+    """Load libraries and weights once, before the forks; one thread, so that forking is safe."""
     import torch
 
-    import dsv4_model.engine  # noqa: F401
+    import dsv4_agent.headless.task  # noqa: F401
+    from dsv4_model.engine import NANO, Engine
 
     torch.set_num_threads(1)
+    engine = Engine.load(model if model == NANO else Path(model))
+    Engine.load = lambda *_, **__: engine  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def diff(names: Names) -> Task:
     expected = _after(repository, edits)
 
     def oracle() -> Oracle:
-        results = yield Step("Look at the diff.", (Call("git_diff", {}),))
+        results = yield Step("See the diff.", (Call("git_diff", {}),))
         touched = re.search(r"^\+\+\+ b/(.+)$", results[0], re.MULTILINE)
         if touched is None:
             yield Step("There is no change.", text="No changes.")

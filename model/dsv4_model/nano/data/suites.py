@@ -117,7 +117,7 @@ def fix(names: Names) -> Task:
     prompt = rng.choice(phrasing.FIX)
 
     def oracle() -> Oracle:
-        results = yield Step("Run the tests first.", (RUN,))
+        results = yield Step("First run the tests.", (RUN,))
         error = last_error(results[0])
         if error is None:
             raise Unsuitable
@@ -139,7 +139,7 @@ def fix(names: Names) -> Task:
         think = f"The name `{old}` should be `{new}`. Search for `{old}`."
         results = yield Step(think, (Call("grep", {"pattern": old}),))
         yield from replace_everywhere(old, new, results[0])
-        results = yield Step("Run the tests again.", (RUN,))
+        results = yield Step("Now run the tests again.", (RUN,))
         count = _COUNT.search(results[0])
         if count is None or "OK" not in results[0]:
             raise Unsuitable
