@@ -3,8 +3,8 @@
     python -m dsv4_model.nano.evaluate [--tasks 308] [--declines 100] [--model nano|PATH] [--out FILE]
 
 Every task is one run of the command line program, in a process forked from one that has imported it and
-loaded the model (so that 400 runs don't do so 400 times). Success is the state of the repository, the exit code
-and, for questions, the facts in the answer; never the wording.
+loaded the model (so that 400 runs don't do so 400 times). Success is the state of the repository, the exit
+code and, for questions, the facts in the answer; never the wording.
 """
 
 from __future__ import annotations
