@@ -184,7 +184,7 @@ def _prepare(model: str) -> None:
 
     torch.set_num_threads(1)
     engine = Engine.load(model if model == NANO else Path(model))
-    Engine.load = lambda *_, **__: engine  # type: ignore[method-assign, assignment]
+    Engine.load = lambda *_, **__: engine  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
