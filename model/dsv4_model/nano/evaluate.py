@@ -113,12 +113,17 @@ def selection(tasks: int, declines: int) -> Iterator[tuple[str, int]]:
         yield DECLINE, FIRST_SEED + i
 
 
-def evaluate(model: str, tasks: int, declines: int, jobs: int, only: str | None = None) -> list[Verdict]:
-    """Run all; a line for each failure goes to stderr as it happens."""
+def evaluate(
+    model: str, tasks: int, declines: int, jobs: int, only: str | None = None, out: Path | None = None
+) -> list[Verdict]:
+    """Run all; each verdict is appended to `out` as JSON, each failure is a line on stderr, as they happen."""
 
     def one(item: tuple[str, int]) -> Verdict:
         family, seed = item
         verdict = run_once(draw(seed, Split.HELD_OUT, family), seed, model)
+        if out is not None:
+            with out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(verdict)) + "\n")
         if not verdict.success:
             print(
                 f"failed: {family} {seed} exit {verdict.exit_code} "
@@ -164,15 +169,15 @@ def main() -> None:
     parser.add_argument("--declines", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--family", choices=list(FAMILIES))
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="JSON lines, one a run")
     options = parser.parse_args()
     _prepare(options.model)
     started = time.monotonic()
-    verdicts = evaluate(options.model, options.tasks, options.declines, options.jobs, options.family)
+    verdicts = evaluate(
+        options.model, options.tasks, options.declines, options.jobs, options.family, options.out
+    )
     print(table(verdicts))
     print(f"\n{len(verdicts)} runs in {time.monotonic() - started:.0f} s")
-    if options.out:
-        options.out.write_text(json.dumps([asdict(v) for v in verdicts], indent=1), encoding="utf-8")
 
 
 def _prepare(model: str) -> None:
