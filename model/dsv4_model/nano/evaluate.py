@@ -116,7 +116,7 @@ def selection(tasks: int, declines: int) -> Iterator[tuple[str, int]]:
 def evaluate(
     model: str, tasks: int, declines: int, jobs: int, only: str | None = None, out: Path | None = None
 ) -> list[Verdict]:
-    """Run all; each verdict is appended to `out` as JSON, each failure is a line on stderr, as they happen."""
+    """Run all; as they happen, each verdict goes to `out` as JSON and each failure to stderr."""
 
     def one(item: tuple[str, int]) -> Verdict:
         family, seed = item
