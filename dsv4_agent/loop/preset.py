@@ -92,6 +92,6 @@ def nano_preset() -> Preset:
         environment_block=False,
         temperature=0.0,
         top_p=1.0,
-        max_tokens_per_turn=1024,
+        max_tokens_per_turn=512,
         thinking_budget=192,
     )

@@ -1,0 +1,8 @@
+"""What all tests share: property tests without a clock, so that a busy machine fails nothing."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
