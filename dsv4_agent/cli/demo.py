@@ -58,10 +58,9 @@ class _Task:
 def _tasks() -> tuple[_Task, ...]:
     renamed = {path: text.replace("total_price", "cart_total") for path, text in _SHOP.items()}
     small = {path: _SHOP[path] for path in ("cart.py", "test_cart.py")}
-    misspelt = small | {"cart.py": _CART.replace("return add_tax(price)", "return ad_tax(price)")}
     return (
         _Task("Rename a function", "Rename total_price to cart_total everywhere.", _SHOP, renamed),
-        _Task("Fix a failing test", "Run the tests and fix what fails.", misspelt, small),
+        _Task("Run the tests", "Run the tests and tell me the result.", small, small),
     )
 
 
@@ -73,7 +72,7 @@ def demo(
     ] = "nano",
     keep: Annotated[bool, typer.Option("--keep", help="Keep the sample repositories.")] = False,
 ) -> None:
-    """Watch the built-in model edit a sample repository and fix a failing test."""
+    """Watch the built-in model edit a sample repository and run its tests."""
     folder = Path(tempfile.mkdtemp(prefix="dsv4-demo-"))
     try:
         done = [_show(folder / f"shop-{number}", task, model) for number, task in enumerate(_tasks(), 1)]
