@@ -26,7 +26,7 @@ def total_price(price):
     return add_tax(price) * 3
 """
 _CHECKOUT: Final = """\
-from cart import total_price
+from basket import total_price
 
 
 def receipt(price):
@@ -35,15 +35,15 @@ def receipt(price):
 _TEST: Final = """\
 import unittest
 
-from cart import total_price
+from basket import total_price
 
 
-class CartTest(unittest.TestCase):
-    def test_total(self):
+class ShopTest(unittest.TestCase):
+    def test_shop(self):
         self.assertEqual(total_price(5), 72)
 """
 _README: Final = "A small shop.\nThe cart adds the tax.\n"
-_SHOP: Final = {"cart.py": _CART, "checkout.py": _CHECKOUT, "test_cart.py": _TEST, "README.md": _README}
+_SHOP: Final = {"basket.py": _CART, "counter.py": _CHECKOUT, "test_basket.py": _TEST, "README.md": _README}
 _SUITE: Final = "python3 -m unittest -q"
 
 
@@ -56,10 +56,10 @@ class _Task:
 
 
 def _tasks() -> tuple[_Task, ...]:
-    renamed = {path: text.replace("total_price", "cart_total") for path, text in _SHOP.items()}
-    small = {path: _SHOP[path] for path in ("cart.py", "test_cart.py")}
+    renamed = {path: text.replace("total_price", "final_cost") for path, text in _SHOP.items()}
+    small = {path: _SHOP[path] for path in ("basket.py", "test_basket.py")}
     return (
-        _Task("Rename a function", "Rename total_price to cart_total everywhere.", _SHOP, renamed),
+        _Task("Rename a function", "Rename total_price to final_cost everywhere.", _SHOP, renamed),
         _Task("Run the tests", "Run the tests and tell me the result.", small, small),
     )
 
