@@ -28,32 +28,31 @@ def test_a_model_that_only_claims_success_fails_the_demo(tmp_path: Path) -> None
     script.write_text("text: All done, trust me.\n")
     done = run_demo(f"scripted:{script}", tmp_path)
     assert done.returncode == 1
-    assert "not as expected: cart.py, checkout.py, test_cart.py" in done.stdout
-    assert "the tests of the sample fail" in done.stdout
+    assert "not as expected: basket.py, counter.py, test_basket.py" in done.stdout
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["s"]  # no sample left behind
 
 
 def test_a_model_that_does_the_task_passes(tmp_path: Path) -> None:
-    task = demo._tasks()[1]
-    script = tmp_path / "s"
-    script.write_text(
-        "call: shell\n  command: python3 -m unittest -q\n---\n"
-        "call: edit\n  path: cart.py\n  old_string: ad_tax(price)\n  new_string: add_tax(price)\n---\n"
-        "call: shell\n  command: python3 -m unittest -q\n---\ntext: Fixed.\n"
+    edits = "".join(
+        f"call: edit\n  path: {path}\n  old_string: total_price\n"
+        "  new_string: final_cost\n  replace_all: true\n"
+        for path in ("basket.py", "counter.py", "test_basket.py")
     )
+    script = tmp_path / "s"
+    script.write_text(f"{edits}---\ntext: Renamed.\n")
     os.environ["DSV4_STATE_DIR"] = str(tmp_path / "state")
     try:
-        assert demo._show(tmp_path / "repo", task, f"scripted:{script}")
-        assert not demo._show(tmp_path / "other", demo._tasks()[0], f"scripted:{script}")
+        assert demo._show(tmp_path / "repo", demo._tasks()[0], f"scripted:{script}")
+        assert not demo._show(tmp_path / "other", demo._tasks()[1], f"scripted:{script}")
     finally:
         del os.environ["DSV4_STATE_DIR"]
 
 
-def test_the_sample_is_broken_as_told() -> None:
-    rename, fix = demo._tasks()
-    assert rename.files != rename.expected and fix.files != fix.expected
-    assert "ad_tax" in fix.files["cart.py"] and "ad_tax" not in fix.expected["cart.py"]
+def test_the_samples_are_as_told() -> None:
+    rename, suite = demo._tasks()
+    assert rename.files != rename.expected
+    assert suite.files == suite.expected
 
 
 @pytest.mark.slow
