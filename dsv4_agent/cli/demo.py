@@ -42,7 +42,7 @@ class ShopTest(unittest.TestCase):
     def test_shop(self):
         self.assertEqual(total_price(5), 72)
 """
-_README: Final = "A small shop.\nThe cart adds the tax.\n"
+_README: Final = "A small shop.\nThe basket adds the tax.\n"
 _SHOP: Final = {"basket.py": _CART, "counter.py": _CHECKOUT, "test_basket.py": _TEST, "README.md": _README}
 _SUITE: Final = "python3 -m unittest -q"
 
