@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from dsv4_agent.dsml.dialect import Dialect, Thinking
+from dsv4_agent.dsml.dialect import Dialect, GrammarMode, Thinking
 from dsv4_agent.dsml.events import FinishReason
 from dsv4_agent.dsml.segments import Segment
 from dsv4_agent.dsml.vocabulary import Vocabulary
@@ -53,7 +53,8 @@ class GenerationRequest:
     """How one assistant turn is to be sampled.
 
     `max_tokens` bounds this turn's sampled tokens; `thinking_budget` those before `</think>`; `tools` are
-    the declared functions (`{"name", "description", "parameters"}`), for a grammar; `constrain` turns it on.
+    the declared functions (`{"name", "description", "parameters"}`), for the `grammar` of their calls, which
+    only backends that sample themselves can apply.
     """
 
     max_tokens: int
@@ -65,7 +66,7 @@ class GenerationRequest:
     min_p: float = 0.0
     seed: int | None = None
     thinking_budget: int | None = None
-    constrain: bool = True
+    grammar: GrammarMode = GrammarMode.ON
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +113,20 @@ class Retrying:
 
 
 @dataclass(frozen=True, slots=True)
+class GrammarUse:
+    """Tokens sampled inside tool calls; how many of them the grammar forbids (it gives up at the first)."""
+
+    tokens: int
+    violations: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
-    """End of the turn."""
+    """End of the turn. `grammar` is there when it was to be counted."""
 
     reason: FinishReason
     usage: GenerationUsage = GenerationUsage()
+    grammar: GrammarUse | None = None
 
 
 BackendEvent = SampledText | SampledIds | PrefixSynced | Retrying | Finished

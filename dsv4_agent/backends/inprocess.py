@@ -21,29 +21,28 @@ from dsv4_agent.backends.base import (
     Finished,
     GenerationRequest,
     GenerationUsage,
+    GrammarUse,
     ModelError,
     PrefixSynced,
     SampledIds,
 )
-from dsv4_agent.dsml.dialect import EOS
+from dsv4_agent.dsml.dialect import EOS, GrammarMode
 from dsv4_agent.dsml.events import FinishReason
 from dsv4_agent.dsml.schema import ToolSchema
 from dsv4_agent.dsml.segments import Segment
 from dsv4_agent.dsml.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from dsv4_model.engine import Constraint, Engine
-
-ConstraintFactory = Callable[[GenerationRequest, Vocabulary], "Constraint"]
+    from dsv4_agent.dsml.grammar import DsmlConstraint
+    from dsv4_model.engine import Engine
 
 
 class InProcessBackend:
-    """A backend over a loaded engine. `constraint` makes the grammar of a turn; the default is DSML's."""
+    """A backend over a loaded engine, whose tool calls keep to the DSML grammar as the request asks."""
 
-    def __init__(self, engine: Engine, *, constraint: ConstraintFactory | None = None) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._sequence = engine.sequence()
-        self._constraint = constraint or dsml_constraint
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dsv4-engine")
         self._info = BackendInfo(engine.name, BackendKind.INPROCESS, engine.context_window, tokenizes=True)
 
@@ -131,7 +130,9 @@ class InProcessBackend:
             thinking_budget=request.thinking_budget,
         )
         constraint = (
-            self._constraint(request, self.vocabulary) if request.constrain and request.tools else None
+            dsml_constraint(request, self.vocabulary)
+            if request.tools and request.grammar is not GrammarMode.OFF
+            else None
         )
         count = 0
         for token in sequence.generate(params, constraint=constraint, cancelled=cancelled.is_set):
@@ -142,17 +143,20 @@ class InProcessBackend:
             StopReason.LENGTH: FinishReason.LENGTH,
             StopReason.CONTEXT: FinishReason.LENGTH,
         }.get(sequence.stop_reason or StopReason.CANCELLED, FinishReason.INTERRUPTED)
-        put(Finished(reason, GenerationUsage(len(tokens), report.reused, count)))
+        used = None
+        if constraint is not None and request.grammar is GrammarMode.COUNTED:
+            used = GrammarUse(constraint.counted, constraint.violations)
+        put(Finished(reason, GenerationUsage(len(tokens), report.reused, count), used))
 
 
-def dsml_constraint(request: GenerationRequest, vocabulary: Vocabulary) -> Constraint:
+def dsml_constraint(request: GenerationRequest, vocabulary: Vocabulary) -> DsmlConstraint:
     """The grammar of a turn's tool calls: only declared tools and parameters, values free."""
     from dsv4_agent.dsml.grammar import DsmlConstraint
 
     schemas: Mapping[str, ToolSchema] = {
         schema.name: schema for schema in (ToolSchema.from_function(tool) for tool in request.tools)
     }
-    return DsmlConstraint(schemas, vocabulary, request.dialect)
+    return DsmlConstraint(schemas, vocabulary, request.dialect, request.grammar)
 
 
 def _one_line(error: Exception) -> str:

@@ -101,7 +101,9 @@ def _render(source: str, ids: bool, tokenizer: Path | None) -> str:
 def _parse(source: str) -> str:
     from dsv4_agent.dsml.dialect import Dialect
     from dsv4_agent.dsml.errors import StrictParseError
-    from dsv4_agent.dsml.parse import FinishReason, ToolSchema, parse_text
+    from dsv4_agent.dsml.events import FinishReason
+    from dsv4_agent.dsml.parse import parse_text
+    from dsv4_agent.dsml.schema import ToolSchema
     from dsv4_agent.dsml.strict import parse_completion
 
     case = _read(source)

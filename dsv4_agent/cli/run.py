@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dsv4_agent.dsml.dialect import GrammarMode
 from dsv4_agent.headless.options import Effort, OutputFormat, RunOptions
 from dsv4_agent.headless.prompt_input import PromptSource
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
@@ -45,12 +46,6 @@ def _names(texts: list[str] | None) -> tuple[str, ...] | None:
         if not _NAME.fullmatch(name):
             raise typer.BadParameter(f"{name!r} is not a tool's name", param_hint="--tools")
     return names
-
-
-def _on_off(value: str) -> str:
-    if value not in {"on", "off"}:
-        raise typer.BadParameter("choose on or off")
-    return value
 
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -152,14 +147,12 @@ def run(
     top_p: Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Default 1.0.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Makes sampling repeatable.")] = None,
     grammar: Annotated[
-        str,
+        GrammarMode,
         typer.Option(
             "--grammar",
-            metavar="on|off",
-            callback=_on_off,
-            help="Constrain tool calls to the declared tools while sampling.",
+            help="Sample only calls of the declared tools; counted: say what would break that rule.",
         ),
-    ] = "on",
+    ] = GrammarMode.ON,
     patch: Annotated[
         Path | None,
         typer.Option("--patch", metavar="FILE", help="Write what the run changed as a git patch."),
@@ -219,7 +212,7 @@ def run(
         temperature=temperature,
         top_p=top_p,
         seed=seed,
-        grammar=grammar == "on",
+        grammar=grammar,
         patch_file=patch,
         summary_file=summary,
         fail_if_no_changes=fail_if_no_changes,

@@ -47,6 +47,14 @@ class Thinking(StrEnum):
     CHAT = "chat"
 
 
+class GrammarMode(StrEnum):
+    """`on` masks; `counted` only counts what would have been masked away; `off` does neither."""
+
+    OFF = "off"
+    ON = "on"
+    COUNTED = "counted"
+
+
 @dataclass(frozen=True, slots=True)
 class Tags:
     """Tag heads of a call block, without the `<` or `</` before them."""

@@ -9,22 +9,13 @@ from __future__ import annotations
 import codecs
 from bisect import bisect_left
 from collections.abc import Mapping
-from enum import StrEnum
 from weakref import WeakKeyDictionary
 
 from dsv4_agent.dsml.automaton import MARKER, Automaton, State, Value
-from dsv4_agent.dsml.dialect import Dialect
+from dsv4_agent.dsml.dialect import Dialect, GrammarMode
 from dsv4_agent.dsml.prose import LineTracker
 from dsv4_agent.dsml.schema import ToolSchema
 from dsv4_agent.dsml.vocabulary import SpecialIds, Vocabulary
-
-
-class GrammarMode(StrEnum):
-    """`on` masks; `counted` only counts what would have been masked away; `off` does neither."""
-
-    OFF = "off"
-    ON = "on"
-    COUNTED = "counted"
 
 
 class DsmlConstraint:

@@ -16,11 +16,7 @@ from dsv4_agent.dsml import patterns
 from dsv4_agent.dsml.block import BlockReader, Place
 from dsv4_agent.dsml.calls import Tools
 from dsv4_agent.dsml.events import (
-    ArgumentDelta,
-    CallEnded,
-    CallStarted,
     FinishReason,
-    ParsedCall,
     ParsedMessage,
     ParseEvent,
     Repair,
@@ -28,33 +24,14 @@ from dsv4_agent.dsml.events import (
     TextDelta,
     ThinkingDelta,
     TurnEnded,
-    merge_deltas,
 )
 from dsv4_agent.dsml.lexer import IdLexer, TextLexer
 from dsv4_agent.dsml.patterns import MARK_DSML, MARK_END_THINK, MARK_EOS, MARK_THINK, Outcome, spelled
 from dsv4_agent.dsml.plain_xml import read_plain_xml
 from dsv4_agent.dsml.prose import LineTracker
-from dsv4_agent.dsml.schema import ToolSchema
 from dsv4_agent.dsml.vocabulary import Vocabulary
 
-__all__ = [
-    "ArgumentDelta",
-    "CallEnded",
-    "CallStarted",
-    "FinishReason",
-    "ParseEvent",
-    "ParsedCall",
-    "ParsedMessage",
-    "Repair",
-    "RepairKind",
-    "StreamParser",
-    "TextDelta",
-    "ThinkingDelta",
-    "ToolSchema",
-    "TurnEnded",
-    "merge_deltas",
-    "parse_text",
-]
+__all__ = ["StreamParser", "parse_text"]
 
 # A `<` matters only where a tag may begin; all others are text, found by the thousand in code.
 _INTERESTING = re.compile(f"{patterns.TAG_START}|[\ud800-\ud803]")

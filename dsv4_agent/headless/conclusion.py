@@ -12,7 +12,8 @@ from dsv4_agent.headless.git_state import Changes, Repository
 from dsv4_agent.headless.options import RunOptions
 from dsv4_agent.headless.plain_text import without_surrogates
 from dsv4_agent.headless.summary import append_summary
-from dsv4_agent.loop.events import RunResult, Subtype, to_json
+from dsv4_agent.loop.event_json import to_json
+from dsv4_agent.loop.events import RunResult, Subtype
 
 Result = dict[str, Any]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from dsv4_agent.backends.base import Backend, BackendEvent, Conversation, GenerationRequest
+from dsv4_agent.backends.base import Backend
 from dsv4_agent.backends.inprocess import InProcessBackend
 from dsv4_agent.dsml.dialect import Thinking
 from dsv4_agent.headless.failures import RunFailure
@@ -31,13 +30,6 @@ class OpenedModel:
     notes: tuple[str, ...] = ()
 
 
-class _Unconstrained(InProcessBackend):
-    """Samples freely: what is malformed is then repaired or refused by the parser."""
-
-    def generate(self, conversation: Conversation, request: GenerationRequest) -> AsyncIterator[BackendEvent]:
-        return super().generate(conversation, replace(request, constrain=False))
-
-
 def open_model(options: RunOptions) -> OpenedModel:
     """Load the model. Raises `RunFailure`: 52 for one that isn't there, 1 for a damaged checkpoint."""
     if options.model.startswith(_SCRIPTED):
@@ -52,6 +44,7 @@ def open_model(options: RunOptions) -> OpenedModel:
 
 def _with_options(backend: Backend, preset: Preset, options: RunOptions) -> OpenedModel:
     notes: list[str] = []
+    preset = replace(preset, grammar=options.grammar)
     if options.effort is not None and preset.name == NANO:
         notes.append("the built-in model was trained with one way of thinking: --effort has no effect")
     elif options.effort is Effort.OFF:
@@ -107,4 +100,4 @@ def _in_process(options: RunOptions) -> tuple[Backend, bool]:
         cause = f"the model {options.model} does not fit into memory"
         raise RunFailure(Subtype.MODEL, cause, "Use a smaller model or a larger machine.") from error
     is_nano = options.model == NANO or engine.config.vocab_size < _RELEASED_VOCABULARY
-    return (InProcessBackend if options.grammar else _Unconstrained)(engine), is_nano
+    return InProcessBackend(engine), is_nano

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from dsv4_agent.dsml.dialect import GrammarMode
 from dsv4_agent.headless.prompt_input import PromptSource
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
 from dsv4_agent.permissions.rules import Rule
@@ -55,7 +56,7 @@ class RunOptions:
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
-    grammar: bool = True
+    grammar: GrammarMode = GrammarMode.ON
     patch_file: Path | None = None
     summary_file: Path | None = None
     fail_if_no_changes: bool = False

@@ -21,6 +21,7 @@ from dsv4_agent.dsml.events import ParsedCall, ParsedMessage
 from dsv4_agent.loop.author import Author
 from dsv4_agent.loop.calls import CallRunner
 from dsv4_agent.loop.context import RunFacts, breakdown, entry_tokens
+from dsv4_agent.loop.event_json import to_json
 from dsv4_agent.loop.events import (
     EXIT_CODES,
     ContextUpdated,
@@ -38,7 +39,6 @@ from dsv4_agent.loop.events import (
     Subtype,
     TurnCompleted,
     TurnStarted,
-    to_json,
 )
 from dsv4_agent.loop.events import FileChangeItem as FileChange
 from dsv4_agent.loop.guards import (
@@ -233,6 +233,7 @@ class Agent:
             top_p=preset.top_p,
             seed=self._seed,
             thinking_budget=preset.thinking_budget,
+            grammar=preset.grammar,
         )
         stream = self._backend.generate(self.session.transcript, request)
         async with _closed_after(stream):

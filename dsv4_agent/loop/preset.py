@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dsv4_agent.dsml.dialect import Dialect, Thinking
+from dsv4_agent.dsml.dialect import Dialect, GrammarMode, Thinking
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class Preset:
     `tools` are shown to the model in this order; `only` cuts a tool's parameters down to those named.
     `descriptions` chooses the set of tool descriptions. `environment_block` puts clock, folder and git status
     in front of the first prompt; without it the user text is exactly the prompt.
-    `max_tokens_per_turn` ends a turn that goes on and on, `thinking_budget` (tokens) a thought.
+    `max_tokens_per_turn` ends a turn that goes on and on, `thinking_budget` (tokens) a thought; `grammar` is
+    that of tool calls, for backends that sample themselves.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Preset:
     top_p: float = 0.95
     max_tokens_per_turn: int = 65_536
     thinking_budget: int | None = None
+    grammar: GrammarMode = GrammarMode.ON
 
 
 DEFAULT_TOOLS = (

@@ -10,6 +10,7 @@ from dsv4_agent.backends.base import (
     BackendEvent,
     Finished,
     GenerationUsage,
+    GrammarUse,
     PrefixSynced,
     Retrying,
     SampledIds,
@@ -59,6 +60,7 @@ class TurnSampler:
         self.turn = turn
         self.synced: PrefixSynced | None = None
         self.usage = GenerationUsage()
+        self.grammar: GrammarUse | None = None
         self.reason = FinishReason.INTERRUPTED
         self.finished = False
         self._parser = StreamParser(tools, thinking=thinking, vocabulary=vocabulary)
@@ -88,8 +90,8 @@ class TurnSampler:
                 self._first = monotonic()
             case Retrying(attempt, maximum, reason, delay_ms):
                 return [Retry(attempt, maximum, reason, delay_ms)]
-            case Finished(reason, usage):
-                self.reason, self.usage, self.finished = reason, usage, True
+            case Finished(reason, usage, grammar):
+                self.reason, self.usage, self.grammar, self.finished = reason, usage, grammar, True
         return []
 
     def finish(self) -> tuple[ParsedMessage, list[Event]]:
@@ -98,6 +100,9 @@ class TurnSampler:
         message = self._parser.finish(self.reason)
         events = self._close(message)
         events.extend(Notice("repair", f"{repair.kind}: {repair.detail}") for repair in message.repairs)
+        if self.grammar is not None:
+            tokens, broken = self.grammar.tokens, self.grammar.violations
+            events.append(Notice("grammar", f"{broken} of {tokens} tokens in tool calls break the grammar"))
         if any(call.from_reasoning for call in message.calls):
             events.append(Notice("call_from_reasoning", "a tool call came from inside the reasoning"))
         return message, events

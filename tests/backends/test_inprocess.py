@@ -17,12 +17,13 @@ from dsv4_agent.backends.base import (
     BackendEvent,
     Finished,
     GenerationRequest,
+    GrammarUse,
     ModelError,
     PrefixSynced,
     SampledIds,
 )
 from dsv4_agent.backends.inprocess import InProcessBackend
-from dsv4_agent.dsml.dialect import Dialect, Thinking
+from dsv4_agent.dsml.dialect import Dialect, GrammarMode, Thinking
 from dsv4_agent.dsml.events import FinishReason
 from dsv4_agent.dsml.segments import Segment
 from dsv4_agent.session.transcript import Entry, EntryKind, Transcript
@@ -116,6 +117,19 @@ async def test_an_engine_error_is_a_model_error_in_one_line() -> None:
 def test_an_unknown_model_is_a_model_error() -> None:
     with pytest.raises(ModelError, match="/nowhere can't be loaded"):
         InProcessBackend.load("/nowhere")
+
+
+@pytest.mark.parametrize("mode", list(GrammarMode))
+async def test_only_the_counted_grammar_reports(mode: GrammarMode) -> None:
+    backend = InProcessBackend.load("nano")
+    tool = {"name": "git_status", "description": "", "parameters": {"type": "object", "properties": {}}}
+    request = GenerationRequest(1, Thinking.CHAT, Dialect.V4, tools=(tool,), grammar=mode)
+    ids = backend.encode([Segment("<｜User｜>x<｜Assistant｜></think>", True)])
+    conversation = Transcript([Entry(EntryKind.PROMPT, 0, (Segment("x", True),), ids)])
+    *_, end = [event async for event in backend.generate(conversation, request)]
+    await backend.close()
+    assert isinstance(end, Finished)
+    assert end.grammar == (GrammarUse(0, 0) if mode is GrammarMode.COUNTED else None)
 
 
 async def test_closing_twice_is_safe() -> None:

@@ -9,15 +9,10 @@ from typing import Any
 
 from dsv4_agent.dsml import dialect as wire
 from dsv4_agent.dsml.dialect import Dialect
-from dsv4_agent.dsml.parse import (
-    FinishReason,
-    ParsedMessage,
-    ParseEvent,
-    StreamParser,
-    ToolSchema,
-    merge_deltas,
-)
+from dsv4_agent.dsml.events import FinishReason, ParsedMessage, ParseEvent, merge_deltas
+from dsv4_agent.dsml.parse import StreamParser
 from dsv4_agent.dsml.pieces import write_calls
+from dsv4_agent.dsml.schema import ToolSchema
 from dsv4_agent.dsml.segments import Segment, SegmentBuilder, text_of
 
 D = wire.DSML

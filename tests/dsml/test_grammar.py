@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dsv4_agent.dsml import dialect as wire
-from dsv4_agent.dsml.dialect import Dialect
-from dsv4_agent.dsml.grammar import DsmlConstraint, GrammarMode
+from dsv4_agent.dsml.dialect import Dialect, GrammarMode
+from dsv4_agent.dsml.grammar import DsmlConstraint
 from dsv4_agent.dsml.segments import Segment, text_of
 from dsv4_agent.dsml.strict import parse_completion
 from tests.dsml.samples import TOOLS, D, ToyVocabulary, block_segments, call, parse_ids

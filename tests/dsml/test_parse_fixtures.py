@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from dsv4_agent.dsml.errors import StrictParseError
+from dsv4_agent.dsml.events import FinishReason
 from dsv4_agent.dsml.hosted_parse import parse_hosted_ids, parse_hosted_text
-from dsv4_agent.dsml.parse import FinishReason, StreamParser, ToolSchema, parse_text
+from dsv4_agent.dsml.parse import StreamParser, parse_text
+from dsv4_agent.dsml.schema import ToolSchema
 from dsv4_agent.dsml.strict import parse_completion
 from tests.fixtures_path import SHARED
 

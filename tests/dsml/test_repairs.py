@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from dsv4_agent.dsml import dialect as wire
-from dsv4_agent.dsml.parse import FinishReason, RepairKind, parse_text
+from dsv4_agent.dsml.events import FinishReason, RepairKind
+from dsv4_agent.dsml.parse import parse_text
 from tests.dsml.samples import TOOLS, D, ToyVocabulary, block, call, parse_ids
 
 SHELL = block(call("shell", command="ls"))

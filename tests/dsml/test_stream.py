@@ -14,17 +14,16 @@ from hypothesis import strategies as st
 from dsv4_agent.dsml import dialect as wire
 from dsv4_agent.dsml.dialect import Dialect
 from dsv4_agent.dsml.errors import StrictParseError
-from dsv4_agent.dsml.parse import (
+from dsv4_agent.dsml.events import (
     ArgumentDelta,
     CallEnded,
     CallStarted,
     FinishReason,
-    StreamParser,
     TextDelta,
     ThinkingDelta,
     TurnEnded,
-    parse_text,
 )
+from dsv4_agent.dsml.parse import StreamParser, parse_text
 from dsv4_agent.dsml.segments import Segment
 from dsv4_agent.dsml.strict import parse_completion
 from tests.dsml.samples import (

@@ -9,6 +9,7 @@ import pytest
 
 from dsv4_agent.backends.base import Conversation, GenerationRequest, ModelError
 from dsv4_agent.backends.text import TextTurnBackend
+from dsv4_agent.loop.event_json import to_json
 from dsv4_agent.loop.events import (
     ContextUpdated,
     Init,
@@ -20,7 +21,6 @@ from dsv4_agent.loop.events import (
     Subtype,
     TurnCompleted,
     TurnStarted,
-    to_json,
 )
 from dsv4_agent.loop.guards import Limits
 from dsv4_agent.loop.preset import default_preset, nano_preset

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from dsv4_agent.loop.event_json import to_json
 from dsv4_agent.loop.events import (
     EXIT_CODES,
     AgentMessageItem,
@@ -21,7 +22,6 @@ from dsv4_agent.loop.events import (
     Subtype,
     ToolCallItem,
     Usage,
-    to_json,
 )
 
 

@@ -25,7 +25,8 @@ from dsv4_agent.backends.base import (
 from dsv4_agent.backends.text import TextTurnBackend
 from dsv4_agent.dsml.events import FinishReason
 from dsv4_agent.dsml.segments import Segment
-from dsv4_agent.loop.events import ItemDelta, PrefixBreak, RunResult, Subtype, to_json
+from dsv4_agent.loop.event_json import to_json
+from dsv4_agent.loop.events import ItemDelta, PrefixBreak, RunResult, Subtype
 from dsv4_agent.loop.preset import default_preset
 from dsv4_agent.session.journal import read_journal
 from dsv4_agent.session.session import Session, replay
