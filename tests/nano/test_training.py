@@ -12,8 +12,9 @@ import torch
 from dsv4_model.nano import WEIGHTS
 from dsv4_model.nano.examples import Examples, Relabelling, batches, copy_batch
 from dsv4_model.nano.initialise import initialise
+from dsv4_model.nano.muon import ADAMW_RMS, Muon, orthogonal
 from dsv4_model.nano.shape import CONFIG
-from dsv4_model.nano.train import Recipe, Trainer
+from dsv4_model.nano.train import Recipe, Trainer, parameter_kinds
 from dsv4_model.tokenizer import Tokenizer
 from dsv4_model.transformer import DeepseekV4
 
@@ -103,6 +104,42 @@ def test_copied_spans_really_are_copies() -> None:
             if weights[at] and weights[at - 1]:
                 pair = row[at : at + 2]
                 assert any(row[i : i + 2] == pair for i in range(at))
+
+
+def test_orthogonal_keeps_the_directions_and_evens_out_their_sizes() -> None:
+    torch.manual_seed(1)
+    for rows, columns in ((24, 16), (16, 24), (16, 16)):
+        basis = torch.linalg.qr(torch.randn(2, rows, rows)).Q[..., :, : min(rows, columns)]
+        other = torch.linalg.qr(torch.randn(2, columns, columns)).Q[..., : min(rows, columns), :]
+        sizes = torch.logspace(-1, 1, min(rows, columns))
+        result = orthogonal(basis @ torch.diag(sizes) @ other)
+        found = torch.linalg.svdvals(result)
+        assert found.min() > 0.5 and found.max() < 1.4
+        diagonal = (basis.mT @ result @ other.mT).diagonal(dim1=-2, dim2=-1)
+        assert diagonal.min() > 0.5
+
+
+def test_muon_steps_by_its_rate_and_leaves_what_has_no_gradient() -> None:
+    torch.manual_seed(2)
+    moved, alone = torch.nn.Parameter(torch.zeros(32, 64)), torch.nn.Parameter(torch.ones(32, 64))
+    optimiser = Muon([moved, alone], lr=0.01, weight_decay=0.1)
+    moved.grad = torch.randn(32, 64)
+    optimiser.step()
+    assert torch.equal(alone, torch.ones(32, 64))
+    assert 0.5 < moved.square().mean().sqrt() / (0.01 * ADAMW_RMS) < 1.5
+    assert (moved * moved.grad).sum() < 0
+    restored = Muon([moved, alone], lr=0.01)
+    restored.load_state_dict(optimiser.state_dict())
+    assert torch.equal(restored.state[moved]["momentum"], optimiser.state[moved]["momentum"])
+
+
+def test_every_parameter_is_trained_by_one_optimiser() -> None:
+    model = DeepseekV4(CONFIG, with_mtp=False)
+    matrices, tables, vectors = parameter_kinds(model)
+    assert len(matrices) + len(tables) + len(vectors) == len(list(model.parameters()))
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert {"embed.weight", "head.weight"} <= {names[id(p)] for p in tables}
+    assert any("experts.3.w1" in names[id(p)] for p in matrices)
 
 
 def test_training_lowers_the_loss_and_goes_on_after_a_cut(tmp_path: Path) -> None:

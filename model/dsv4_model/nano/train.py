@@ -28,6 +28,7 @@ from dsv4_model.nano.data import declines, phrasing
 from dsv4_model.nano.data.names import ADJECTIVES, NOUNS, VERBS
 from dsv4_model.nano.examples import Batch, Examples, Relabelling, batches, copy_batch
 from dsv4_model.nano.initialise import initialise
+from dsv4_model.nano.muon import Muon
 from dsv4_model.nano.shape import CONFIG
 from dsv4_model.state import State
 from dsv4_model.tokenizer import Tokenizer
@@ -81,6 +82,29 @@ def relabelling(tokenizer: Tokenizer, examples: Examples) -> Relabelling:
     return Relabelling(np.asarray(names), np.asarray(keep[-1:]))
 
 
+def parameter_kinds(
+    model: DeepseekV4,
+) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """`(matrices, tables, vectors)`: what Muon trains, and what AdamW trains with and without weight decay.
+
+    Tables are the two-dimensional weights that are no maps between hidden states: the embedding, the head,
+    routers, position biases and the maps of the hyper-connections.
+    """
+    matrices: list[nn.Parameter] = []
+    tables: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2:
+            vectors.append(parameter)
+        elif (
+            name in ("embed.weight", "head.weight") or "hc_" in name or name.endswith(("gate.weight", "ape"))
+        ):
+            tables.append(parameter)
+        else:
+            matrices.append(parameter)
+    return matrices, tables, vectors
+
+
 class Trainer:
     """A model, its optimiser and how far it has come."""
 
@@ -95,16 +119,12 @@ class Trainer:
         initialise(self.model, recipe.seed)
         if start is not None:
             self.model.load_state_dict(load_model(start).state_dict())
-        matrices = [p for p in self.model.parameters() if p.ndim >= 2]
-        vectors = [p for p in self.model.parameters() if p.ndim < 2]
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": recipe.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=recipe.rate,
-            betas=(0.9, 0.95),
-            fused=True,
+        matrices, tables, vectors = parameter_kinds(self.model)
+        decay = recipe.weight_decay
+        groups = [{"params": tables, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimisers: tuple[torch.optim.Optimizer, ...] = (
+            Muon(matrices, lr=recipe.rate, weight_decay=decay),
+            torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95), fused=True),
         )
         self._prefix: State | None = None
         self._loads: dict[nn.Module, Tensor] = {}
@@ -122,7 +142,8 @@ class Trainer:
         if file.is_file():
             saved = torch.load(file, weights_only=True)
             self.model.load_state_dict(saved["model"])
-            self.optimiser.load_state_dict(saved["optimiser"])
+            for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
+                optimiser.load_state_dict(state)
             self.step, self.seconds = saved["step"], saved["seconds"]
             print(f"continuing from step {self.step}")
 
@@ -132,7 +153,7 @@ class Trainer:
         torch.save(
             {
                 "model": self.model.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
+                "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
                 "step": self.step,
                 "seconds": self.seconds,
             },
@@ -163,13 +184,14 @@ class Trainer:
 
     def update(self, batch: Batch, rate: float, *, fresh: bool) -> tuple[float, float, float]:
         """One step; returns loss, accuracy and gradient norm."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
         loss, right = self.loss(batch, fresh=fresh)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
         self._balance()
         self.step += 1
         return loss.item(), right.item(), norm.item()

@@ -20,6 +20,7 @@ _ERROR = re.compile(
     r"|ImportError: cannot import name '(?P<imported>\w+)' from '(?P<source>\w+)'"
 )
 _HINT = re.compile(r"Did you mean: '(\w+)'\?")
+_DEFINITION = re.compile(r"def \w+\(.*?\):")
 _FRAME = re.compile(r'File ".*?(\w+\.py)"')
 _COUNT = re.compile(r"Ran (\d+) tests?")
 
@@ -125,18 +126,20 @@ def fix(names: Names) -> Task:
         if wanted is None:
             raise Unsuitable
         old = wanted["name"] or wanted["attribute"] or wanted["imported"]
+        # What is chosen from is said first: repeating a line is easy, and choosing is easier from near by.
         if hint := _HINT.search(error):
-            new = hint[1]
+            new, seen = hint[1], error
         else:
             source = wanted["module"] or wanted["source"]
             file = f"{source}.py" if source else _FRAME.findall(results[0])[-1]
-            results = yield Step(f"`{old}` is misspelt. Read {file}.", (Call("read", {"path": file}),))
+            think = f"{error} `{old}` is misspelt. Read {file}."
+            results = yield Step(think, (Call("read", {"path": file}),))
             known = [name for name in re.findall(r"[A-Za-z_]\w+", results[0]) if name != old]
             near = difflib.get_close_matches(old, known, 1)
             if not near:
                 raise Unsuitable
-            new = near[0]
-        think = f"The name `{old}` should be `{new}`. Search for `{old}`."
+            new, seen = near[0], " ".join(_DEFINITION.findall(results[0]))
+        think = f"{seen} Rename `{old}` to `{new}`. Search for `{old}`."
         results = yield Step(think, (Call("grep", {"pattern": old}),))
         yield from replace_everywhere(old, new, results[0])
         results = yield Step("Now run the tests again.", (RUN,))

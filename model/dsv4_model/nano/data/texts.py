@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatch
 
 from dsv4_model.nano.data import phrasing
@@ -69,7 +70,9 @@ def lookup(names: Names) -> Task:
 
     def oracle() -> Oracle:
         yield Step(f"Read {path} and look for `{shown}`.", (Call("read", {"path": path}),))
-        yield Step(f"`{shown}` has the value `{value}`.", text=f"`{shown}` is `{value}`.")
+        # The whole line is said first: repeating it is easy, and then the value stands near the answer.
+        row = next(row.strip() for row in text.splitlines() if re.match(rf'\s*"?{shown}\b', row))
+        yield Step(f"`{shown}` is here: {row}", text=f"`{shown}` is `{value}`.")
 
     def check(outcome: Outcome) -> bool:
         return outcome.files() == repository.files and f"`{value}`" in outcome.answer
