@@ -43,7 +43,7 @@ def help(
     """Explain exit-codes, events, schema or scripted."""
     match topic:
         case "exit-codes":
-            from dsv4_agent.headless.exit_codes import table
+            from dsv4_agent.workbench.exit_codes import table
 
             page = table()
         case "events":

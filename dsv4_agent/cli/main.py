@@ -42,7 +42,7 @@ def _open_missing_streams() -> None:
 
 
 def _internal_error(error: Exception) -> int:
-    from dsv4_agent.headless.crash_report import write_crash_report
+    from dsv4_agent.workbench.crash_report import write_crash_report
 
     where = write_crash_report(error)
     report = f". Report: {where}" if where else ""

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from dsv4_agent.dsml.dialect import GrammarMode
-from dsv4_agent.headless.options import Effort, OutputFormat, RunOptions
+from dsv4_agent.headless.options import OutputFormat, RunOptions
 from dsv4_agent.headless.prompt_input import PromptSource
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
 from dsv4_agent.permissions.rules import Rule, RuleError, parse_rules
+from dsv4_agent.workbench.model_options import NANO, Effort, ModelOptions
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
@@ -71,7 +72,7 @@ def run(
             metavar="nano|PATH|scripted:FILE",
             help="The built-in model, a checkpoint folder, or a script that plays one (dsv4 help scripted).",
         ),
-    ] = "nano",
+    ] = NANO,
     output_format: Annotated[
         OutputFormat, typer.Option("--output-format", help="What stdout carries (dsv4 help events).")
     ] = OutputFormat.TEXT,
@@ -193,7 +194,14 @@ def run(
     options = RunOptions(
         prompt=PromptSource(prompt, prompt_file),
         directory=directory,
-        model=model,
+        model=ModelOptions(
+            name=model,
+            effort=effort,
+            temperature=temperature,
+            top_p=top_p,
+            grammar=grammar,
+            tools=_names(tools),
+        ),
         output_format=OutputFormat.STREAM_JSON if json else output_format,
         include_partial=include_partial,
         include_reasoning=include_reasoning,
@@ -203,16 +211,11 @@ def run(
         max_tokens=max_tokens,
         max_time=max_time,
         max_tool_calls=max_tool_calls,
-        tools=_names(tools),
         allowed_tools=_rules(allowed_tools, "--allowed-tools"),
         disallowed_tools=_rules(disallowed_tools, "--disallowed-tools"),
         permission_mode=permission_mode,
         sandbox=sandbox,
-        effort=effort,
-        temperature=temperature,
-        top_p=top_p,
         seed=seed,
-        grammar=grammar,
         patch_file=patch,
         summary_file=summary,
         fail_if_no_changes=fail_if_no_changes,

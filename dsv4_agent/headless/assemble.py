@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from dsv4_agent.headless.exit_codes import OwnSubtype
-from dsv4_agent.headless.failures import RunFailure
-from dsv4_agent.headless.git_state import Repository
-from dsv4_agent.headless.models import OpenedModel
 from dsv4_agent.headless.options import RunOptions
 from dsv4_agent.loop.agent import Agent
 from dsv4_agent.loop.assemble import make_agent
@@ -19,6 +15,10 @@ from dsv4_agent.loop.toolbox import UnknownToolError
 from dsv4_agent.permissions.decision import Policy, SandboxMode
 from dsv4_agent.session.journal import JournalError
 from dsv4_agent.session.session import Session
+from dsv4_agent.workbench.exit_codes import OwnSubtype
+from dsv4_agent.workbench.failures import RunFailure
+from dsv4_agent.workbench.git_state import Repository
+from dsv4_agent.workbench.models import OpenedModel
 from dsv4_tools.sandbox import SandboxUnavailable
 
 _CAPABILITIES: Final = ("output_schema",)

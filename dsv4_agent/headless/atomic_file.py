@@ -7,9 +7,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from dsv4_agent.headless.exit_codes import OwnSubtype
-from dsv4_agent.headless.failures import RunFailure
 from dsv4_agent.loop.events import Subtype
+from dsv4_agent.workbench.exit_codes import OwnSubtype
+from dsv4_agent.workbench.failures import RunFailure
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsv4_agent.headless.atomic_file import write_atomically
-from dsv4_agent.headless.exit_codes import Ending, ExitCode, OwnSubtype, exit_code
-from dsv4_agent.headless.failures import RunFailure
-from dsv4_agent.headless.git_state import Changes, Repository
 from dsv4_agent.headless.options import RunOptions
-from dsv4_agent.headless.plain_text import without_surrogates
 from dsv4_agent.headless.summary import append_summary
 from dsv4_agent.loop.event_json import to_json
 from dsv4_agent.loop.events import RunResult, Subtype
+from dsv4_agent.workbench.exit_codes import Ending, ExitCode, OwnSubtype, exit_code
+from dsv4_agent.workbench.failures import RunFailure
+from dsv4_agent.workbench.git_state import Changes, Repository
+from dsv4_agent.workbench.plain_text import without_surrogates
 
 Result = dict[str, Any]
 

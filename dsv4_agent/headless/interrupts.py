@@ -12,8 +12,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
-from dsv4_agent.headless.exit_codes import ExitCode
-from dsv4_agent.headless.processes import kill_descendants
+from dsv4_agent.workbench.exit_codes import ExitCode
+from dsv4_agent.workbench.processes import kill_descendants
 
 _HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STUCK_AFTER: Final = 10  # seconds from a signal until a run that doesn't stop is ended

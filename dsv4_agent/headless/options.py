@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from dsv4_agent.dsml.dialect import GrammarMode
 from dsv4_agent.headless.prompt_input import PromptSource
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
 from dsv4_agent.permissions.rules import Rule
+from dsv4_agent.workbench.model_options import ModelOptions
 
 
 class OutputFormat(StrEnum):
@@ -18,14 +18,6 @@ class OutputFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
     STREAM_JSON = "stream-json"
-
-
-class Effort(StrEnum):
-    """How long the model may think; off means chat mode."""
-
-    OFF = "off"
-    HIGH = "high"
-    MAX = "max"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +29,7 @@ class RunOptions:
 
     prompt: PromptSource
     directory: Path
-    model: str = "nano"
+    model: ModelOptions = field(default_factory=ModelOptions)
     output_format: OutputFormat = OutputFormat.TEXT
     include_partial: bool = False
     include_reasoning: bool = False
@@ -47,16 +39,11 @@ class RunOptions:
     max_tokens: int | None = None
     max_time: float | None = None
     max_tool_calls: int | None = None
-    tools: tuple[str, ...] | None = None
     allowed_tools: tuple[Rule, ...] = ()
     disallowed_tools: tuple[Rule, ...] = ()
     permission_mode: PermissionMode = PermissionMode.DEFAULT
     sandbox: SandboxMode | None = None
-    effort: Effort | None = None
-    temperature: float | None = None
-    top_p: float | None = None
     seed: int | None = None
-    grammar: GrammarMode = GrammarMode.ON
     patch_file: Path | None = None
     summary_file: Path | None = None
     fail_if_no_changes: bool = False

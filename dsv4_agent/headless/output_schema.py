@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dsv4_agent.headless.failures import RunFailure
 from dsv4_agent.loop.events import Subtype
+from dsv4_agent.workbench.failures import RunFailure
 
 _FENCED: Final = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?```", re.DOTALL)
 _SHOWN_ERRORS: Final = 5

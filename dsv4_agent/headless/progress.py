@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TextIO
 
-from dsv4_agent.headless.plain_text import plain, plain_line
 from dsv4_agent.loop.events import (
     AgentMessageItem,
     CommandExecutionItem,
@@ -29,6 +28,7 @@ from dsv4_agent.loop.events import (
     Retry,
     ToolCallItem,
 )
+from dsv4_agent.workbench.plain_text import plain, plain_line
 
 _DIM: Final = "2"
 _RED: Final = "31"

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dsv4_agent.headless.failures import RunFailure
 from dsv4_agent.loop.events import Subtype
+from dsv4_agent.workbench.failures import RunFailure
 
 STDIN_LIMIT: Final = 10 * 1024 * 1024  # bytes; F1 says 10 MB
 NOTICE_AFTER: Final = 3.0  # seconds

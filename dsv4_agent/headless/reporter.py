@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from dsv4_agent.headless.options import OutputFormat, RunOptions
-from dsv4_agent.headless.plain_text import plain
 from dsv4_agent.headless.progress import Progress
 from dsv4_agent.headless.standard_output import StandardOutput
 from dsv4_agent.loop.event_json import to_json
 from dsv4_agent.loop.events import Event, Init, ItemCompleted, ItemDelta, ItemStarted, ReasoningItem
+from dsv4_agent.workbench.plain_text import plain
 
 
 class Reporter:

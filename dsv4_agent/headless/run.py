@@ -7,16 +7,16 @@ import warnings
 from typing import Final
 
 from dsv4_agent.headless.conclusion import Result, failed
-from dsv4_agent.headless.crash_report import CrashLog, write_crash_report
-from dsv4_agent.headless.exit_codes import ExitCode
-from dsv4_agent.headless.failures import RunFailure
 from dsv4_agent.headless.interrupts import Interrupted, Interrupts
 from dsv4_agent.headless.options import RunOptions
-from dsv4_agent.headless.processes import adopt_orphans, kill_descendants
 from dsv4_agent.headless.progress import Progress
 from dsv4_agent.headless.reporter import Reporter
 from dsv4_agent.headless.standard_output import StandardOutput
 from dsv4_agent.loop.events import Subtype
+from dsv4_agent.workbench.crash_report import CrashLog, write_crash_report
+from dsv4_agent.workbench.exit_codes import ExitCode
+from dsv4_agent.workbench.failures import RunFailure
+from dsv4_agent.workbench.processes import adopt_orphans, kill_descendants
 
 _GRACE: Final = 5.0  # seconds that processes left behind by tools get to end themselves
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from dsv4_agent.headless.plain_text import json_escaped, without_surrogates
+from dsv4_agent.workbench.plain_text import json_escaped, without_surrogates
 
 
 class StandardOutput:

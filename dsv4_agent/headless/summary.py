@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsv4_agent.headless.exit_codes import OwnSubtype
-from dsv4_agent.headless.failures import RunFailure
-from dsv4_agent.headless.plain_text import plain, plain_line
+from dsv4_agent.workbench.exit_codes import OwnSubtype
+from dsv4_agent.workbench.failures import RunFailure
+from dsv4_agent.workbench.plain_text import plain, plain_line
 
 _FILES_SHOWN = 50
 

@@ -9,12 +9,7 @@ from dsv4_agent.headless.assemble import build_agent, open_session
 from dsv4_agent.headless.atomic_file import require_writable
 from dsv4_agent.headless.carried_budget import CarriedBudget
 from dsv4_agent.headless.conclusion import Result, as_object, conclude, ended
-from dsv4_agent.headless.crash_report import CrashLog
-from dsv4_agent.headless.exit_codes import OwnSubtype
-from dsv4_agent.headless.failures import RunFailure
-from dsv4_agent.headless.git_state import Repository, top_level
 from dsv4_agent.headless.interrupts import Interrupts
-from dsv4_agent.headless.models import OpenedModel, open_model
 from dsv4_agent.headless.options import RunOptions
 from dsv4_agent.headless.output_schema import Mismatch, OutputSchema
 from dsv4_agent.headless.prompt_input import read_prompt
@@ -23,6 +18,11 @@ from dsv4_agent.loop.agent import Agent
 from dsv4_agent.loop.events import RunResult, Subtype, Usage
 from dsv4_agent.loop.guards import Limits
 from dsv4_agent.session.session import Session
+from dsv4_agent.workbench.crash_report import CrashLog
+from dsv4_agent.workbench.exit_codes import OwnSubtype
+from dsv4_agent.workbench.failures import RunFailure
+from dsv4_agent.workbench.git_state import Repository, top_level
+from dsv4_agent.workbench.models import OpenedModel, open_model
 
 
 class Task:
@@ -50,7 +50,7 @@ class Task:
         repository = Repository(directory)
         try:
             self._check_repository(repository)
-            model = open_model(options)
+            model = open_model(options.model)
             for note in model.notes:
                 notify(note)
             session = open_session(options)

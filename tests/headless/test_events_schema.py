@@ -12,6 +12,7 @@ import pytest
 from dsv4_agent.headless.schemas import events_schema
 from dsv4_agent.headless.standard_output import json_line
 from dsv4_agent.loop import events as e
+from dsv4_agent.loop.event_json import to_json
 
 GOLDEN = Path(__file__).parent / "golden_events.jsonl"
 SCHEMA = jsonschema.Draft202012Validator(events_schema())
@@ -73,7 +74,7 @@ def golden() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_every_event_is_as_published(name: str) -> None:
-    shown = json.loads(json_line(e.to_json(EXAMPLES[name])))
+    shown = json.loads(json_line(to_json(EXAMPLES[name])))
     assert shown == golden()[name]
     SCHEMA.validate(shown)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dsv4_agent.headless.failures import RunFailure
 from dsv4_agent.headless.output_schema import Mismatch, OutputSchema
+from dsv4_agent.workbench.failures import RunFailure
 
 SCHEMA = '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dsv4_agent.headless import prompt_input
-from dsv4_agent.headless.failures import RunFailure
 from dsv4_agent.headless.prompt_input import STDIN_LIMIT, PromptSource, read_prompt
+from dsv4_agent.workbench.failures import RunFailure
 
 
 @contextmanager

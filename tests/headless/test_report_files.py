@@ -8,10 +8,10 @@ import pytest
 
 from dsv4_agent.headless.atomic_file import require_writable, write_atomically
 from dsv4_agent.headless.conclusion import failed
-from dsv4_agent.headless.exit_codes import OwnSubtype
-from dsv4_agent.headless.failures import RunFailure
 from dsv4_agent.headless.summary import markdown
 from dsv4_agent.loop.events import Subtype
+from dsv4_agent.workbench.exit_codes import OwnSubtype
+from dsv4_agent.workbench.failures import RunFailure
 
 
 def test_a_file_is_replaced_whole_and_keeps_its_mode(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dsv4_agent.headless.git_state import Changes, Repository
+from dsv4_agent.workbench.git_state import Changes, Repository
 
 
 def git(place: Path, *arguments: str) -> str:

@@ -9,13 +9,12 @@ from typing import Final
 from dsv4_agent.backends.base import Backend
 from dsv4_agent.backends.inprocess import InProcessBackend
 from dsv4_agent.dsml.dialect import Thinking
-from dsv4_agent.headless.failures import RunFailure
-from dsv4_agent.headless.options import Effort, RunOptions
 from dsv4_agent.loop.events import Subtype
 from dsv4_agent.loop.preset import Preset, default_preset, nano_preset
 from dsv4_agent.permissions.rules import RuleError, parse_rule
+from dsv4_agent.workbench.failures import RunFailure
+from dsv4_agent.workbench.model_options import NANO, Effort, ModelOptions
 
-NANO: Final = "nano"
 _SCRIPTED: Final = "scripted:"
 _LOCAL_PACKAGES: Final = frozenset({"torch", "safetensors", "tokenizers", "numpy"})
 _RELEASED_VOCABULARY: Final = 129_280  # a smaller one can only be V4-Nano's: see dsv4_model.nano
@@ -30,19 +29,19 @@ class OpenedModel:
     notes: tuple[str, ...] = ()
 
 
-def open_model(options: RunOptions) -> OpenedModel:
+def open_model(options: ModelOptions) -> OpenedModel:
     """Load the model. Raises `RunFailure`: 52 for one that isn't there, 1 for a damaged checkpoint."""
-    if options.model.startswith(_SCRIPTED):
-        backend = _scripted(Path(options.model.removeprefix(_SCRIPTED)))
+    if options.name.startswith(_SCRIPTED):
+        backend = _scripted(Path(options.name.removeprefix(_SCRIPTED)))
         return _with_options(backend, default_preset(), options)
-    if options.model != NANO and not Path(options.model).is_dir():
-        cause = f"there is no model {options.model!r}"
+    if options.name != NANO and not Path(options.name).is_dir():
+        cause = f"there is no model {options.name!r}"
         raise RunFailure(Subtype.CONFIG, cause, "Use nano, a checkpoint folder, or scripted:FILE.")
     backend, is_nano = _in_process(options)
     return _with_options(backend, nano_preset() if is_nano else default_preset(), options)
 
 
-def _with_options(backend: Backend, preset: Preset, options: RunOptions) -> OpenedModel:
+def _with_options(backend: Backend, preset: Preset, options: ModelOptions) -> OpenedModel:
     notes: list[str] = []
     preset = replace(preset, grammar=options.grammar)
     if options.effort is not None and preset.name == NANO:
@@ -79,7 +78,7 @@ def _scripted(path: Path) -> Backend:
         raise RunFailure(Subtype.CONFIG, str(error), "See dsv4 help scripted.") from error
 
 
-def _in_process(options: RunOptions) -> tuple[Backend, bool]:
+def _in_process(options: ModelOptions) -> tuple[Backend, bool]:
     try:
         from dsv4_model.checkpoint_reader import CheckpointError
         from dsv4_model.config import ConfigError
@@ -91,13 +90,13 @@ def _in_process(options: RunOptions) -> tuple[Backend, bool]:
         cause = f"running a model here needs the package {error.name}, which is not installed"
         raise RunFailure(Subtype.CONFIG, cause, "Run: pip install 'dsv4-agent[local]'") from error
     try:
-        engine = Engine.load(options.model if options.model == NANO else Path(options.model))
+        engine = Engine.load(options.name if options.name == NANO else Path(options.name))
     except CheckpointError as error:
         raise RunFailure(Subtype.MODEL, str(error)) from error
     except (ConfigError, TokenizerError, EngineError) as error:
         raise RunFailure(Subtype.CONFIG, str(error)) from error
     except MemoryError as error:
-        cause = f"the model {options.model} does not fit into memory"
+        cause = f"the model {options.name} does not fit into memory"
         raise RunFailure(Subtype.MODEL, cause, "Use a smaller model or a larger machine.") from error
-    is_nano = options.model == NANO or engine.config.vocab_size < _RELEASED_VOCABULARY
+    is_nano = options.name == NANO or engine.config.vocab_size < _RELEASED_VOCABULARY
     return InProcessBackend(engine), is_nano

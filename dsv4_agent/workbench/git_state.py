@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dsv4_agent.headless.exit_codes import OwnSubtype
-from dsv4_agent.headless.failures import RunFailure
 from dsv4_agent.loop.events import GitInfo, GitOutcome
+from dsv4_agent.workbench.exit_codes import OwnSubtype
+from dsv4_agent.workbench.failures import RunFailure
 
 _SAFE: Final = (
     "--no-pager",

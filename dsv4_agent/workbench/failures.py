@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsv4_agent.headless.exit_codes import Ending, ExitCode, exit_code
+from dsv4_agent.workbench.exit_codes import Ending, ExitCode, exit_code
 
 
 class RunFailure(Exception):

@@ -5,8 +5,8 @@ import unicodedata
 
 import pytest
 
-from dsv4_agent.headless.plain_text import json_escaped, plain, plain_line, without_surrogates
 from dsv4_agent.headless.standard_output import json_line
+from dsv4_agent.workbench.plain_text import json_escaped, plain, plain_line, without_surrogates
 
 EVERY_CONTROL = [chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) == "Cc"]
 BIDI = [chr(code) for code in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))]

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from dsv4_agent.headless.exit_codes import MEANING, ExitCode, OwnSubtype, exit_code, table
 from dsv4_agent.headless.schemas import events_schema
 from dsv4_agent.loop.events import Subtype
+from dsv4_agent.workbench.exit_codes import MEANING, ExitCode, OwnSubtype, exit_code, table
 
 
 def test_the_published_numbers() -> None:

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from dsv4_agent.headless.processes import descendants
+from dsv4_agent.workbench.processes import descendants
 
 PROGRAM = """
 import subprocess, time
-from dsv4_agent.headless.processes import adopt_orphans, descendants, kill_descendants
+from dsv4_agent.workbench.processes import adopt_orphans, descendants, kill_descendants
 adopt_orphans()
 stubborn = "trap : TERM; while :; do sleep 0.1; done"
 subprocess.run(["bash", "-c", f"setsid bash -c '{stubborn}' >/dev/null 2>&1 & sleep 0.2"])
