@@ -9,7 +9,7 @@ optional `PrefixSynced`, optional `Retrying`s, any number of `SampledText`/`Samp
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -122,11 +122,15 @@ class GrammarUse:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """End of the turn. `grammar` is there when it was to be counted."""
+    """End of the turn. `grammar` is there when it was to be counted.
+
+    `kv_bytes` is the size of the KV state by kind, for a state in this process.
+    """
 
     reason: FinishReason
     usage: GenerationUsage = GenerationUsage()
     grammar: GrammarUse | None = None
+    kv_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 BackendEvent = SampledText | SampledIds | PrefixSynced | Retrying | Finished

@@ -146,7 +146,8 @@ class InProcessBackend:
         used = None
         if constraint is not None and request.grammar is GrammarMode.COUNTED:
             used = GrammarUse(constraint.counted, constraint.violations)
-        put(Finished(reason, GenerationUsage(len(tokens), report.reused, count), used))
+        usage = GenerationUsage(len(tokens), report.reused, count)
+        put(Finished(reason, usage, used, sequence.usage()))
 
 
 def dsml_constraint(request: GenerationRequest, vocabulary: Vocabulary) -> DsmlConstraint:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from time import monotonic
 
-from dsv4_agent.loop.events import Subtype, Usage
+from dsv4_agent.loop.events import Subtype
+from dsv4_agent.loop.facts import Usage
 from dsv4_agent.loop.guards import Continue, Guard, Limits, RunState, Stop, Verdict
 
 

@@ -5,11 +5,9 @@ Every foreign character goes through `plain_text`; styles are our own escape cod
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final, TextIO
 
 from dsv4_agent.loop.events import (
@@ -38,17 +36,12 @@ _BOLD: Final = "1"
 _OUTPUT_LINES: Final = 6
 _DIFF_LINES: Final = 40
 _LINE_LIMIT: Final = 200  # characters
-_DIFF_SIZE: Final = 1 << 20  # bytes; a larger file's change is only counted
 
 
 class Progress:
     """Prints what happens in a run. Writing never fails a run: a closed stderr is ignored."""
 
-    def __init__(self, workspace: Path, stream: TextIO | None = None, *, colour: bool | None = None) -> None:
-        self._workspace = workspace.resolve()
-        self._before: dict[
-            str, str | None
-        ] = {}  # text of a file about to change; None: too large, or not text
+    def __init__(self, stream: TextIO | None = None, *, colour: bool | None = None) -> None:
         self._stream: TextIO | None = sys.stderr if stream is None else stream
         terminal = self._stream is not None and self._stream.isatty()
         dumb = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
@@ -83,8 +76,6 @@ class Progress:
                 self._flush_message()
                 if isinstance(item, CommandExecutionItem):
                     self.line(f"$ {plain_line(item.command, _LINE_LIMIT)}", _BOLD)
-                elif isinstance(item, FileChangeItem):
-                    self._before[item.path] = self._text_of(item.path)
             case ItemCompleted(item=item):
                 self._completed(item)
             case PermissionDenied():
@@ -142,30 +133,14 @@ class Progress:
         self.line(words, _RED if status is ItemStatus.FAILED else _YELLOW)
 
     def _changed(self, item: FileChangeItem) -> None:
-        old, new = self._before.get(item.path), self._text_of(item.path)
-        self._before[item.path] = new
-        if old is not None and new is not None and old != new:
-            self._diff(old, new)
-            return
         for change in item.changes:
-            self.line(f"  {change.kind} +{change.added} -{change.removed}", _DIM)
+            if change.diff:
+                self._diff(change.diff)
+            else:
+                self.line(f"  {change.kind} +{change.added} -{change.removed}", _DIM)
 
-    def _text_of(self, path: str) -> str | None:
-        """The file's text for a diff; "" where there is none yet."""
-        try:
-            file = (self._workspace / path).resolve()
-            if not file.is_relative_to(self._workspace):
-                return None
-            if not file.exists():
-                return ""
-            if not file.is_file() or file.stat().st_size > _DIFF_SIZE:
-                return None
-            return file.read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            return None
-
-    def _diff(self, old: str, new: str) -> None:
-        lines = list(difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=1))[2:]
+    def _diff(self, diff: str) -> None:
+        lines = diff.split("\n")
         for raw in lines[:_DIFF_LINES]:
             style = {"+": _GREEN, "-": _RED, "@": _DIM}.get(raw[:1])
             self.line("  " + plain_line(raw.replace("\t", "    "), _LINE_LIMIT), style)

@@ -27,7 +27,7 @@ def execute(options: RunOptions) -> int:
     interrupts.install()
     adopt_orphans()
     warnings.simplefilter("ignore")
-    reporter = Reporter(options, StandardOutput.claim(), Progress(options.directory))
+    reporter = Reporter(options, StandardOutput.claim(), Progress())
     try:
         result = _guarded(options, reporter, interrupts)
         reporter.result(result)

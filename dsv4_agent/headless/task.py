@@ -15,7 +15,8 @@ from dsv4_agent.headless.output_schema import Mismatch, OutputSchema
 from dsv4_agent.headless.prompt_input import read_prompt
 from dsv4_agent.headless.reporter import Reporter
 from dsv4_agent.loop.agent import Agent
-from dsv4_agent.loop.events import RunResult, Subtype, Usage
+from dsv4_agent.loop.events import RunResult, Subtype
+from dsv4_agent.loop.facts import Usage
 from dsv4_agent.loop.guards import Limits
 from dsv4_agent.session.session import Session
 from dsv4_agent.workbench.crash_report import CrashLog

@@ -18,29 +18,29 @@ from time import monotonic
 from dsv4_agent.backends.base import Backend, BackendEvent, GenerationRequest, ModelError
 from dsv4_agent.dsml.dialect import Thinking
 from dsv4_agent.dsml.events import ParsedCall, ParsedMessage
+from dsv4_agent.loop.approval import Answer
 from dsv4_agent.loop.author import Author
 from dsv4_agent.loop.calls import CallRunner
-from dsv4_agent.loop.context import RunFacts, breakdown, entry_tokens
+from dsv4_agent.loop.context import ContextMeter, RunFacts
 from dsv4_agent.loop.event_json import to_json
 from dsv4_agent.loop.events import (
     EXIT_CODES,
-    ContextUpdated,
     Event,
     Init,
     ItemCompleted,
     ItemDelta,
     ItemStatus,
-    KvUse,
-    ModelInfo,
     Notice,
     PermissionDenied,
-    PrefixBreak,
+    Rewound,
     RunResult,
     Subtype,
     TurnCompleted,
     TurnStarted,
+    UserMessage,
 )
 from dsv4_agent.loop.events import FileChangeItem as FileChange
+from dsv4_agent.loop.facts import ModelInfo
 from dsv4_agent.loop.guards import (
     BudgetGuard,
     CallOutcome,
@@ -67,8 +67,6 @@ from dsv4_agent.session.transcript import EntryKind
 from dsv4_agent.version import __version__
 
 _log = logging.getLogger(__name__)
-_MIN_ROOM = 16
-"""Tokens that must be free in the context window before the model is asked."""
 
 
 class _StoppedError(Exception):
@@ -103,7 +101,6 @@ class Agent:
         self._backend = backend
         self._toolbox = toolbox
         self._preset = preset
-        self._policy = policy
         self._facts = facts
         self._limits = limits or Limits()
         self._seed = seed
@@ -111,17 +108,50 @@ class Agent:
         self._guards: tuple[Guard, ...] = ()
         self._interrupt = Interrupt()
         self._ids = itertools.count(1)
-        self._cached = 0
+        self._meter = ContextMeter(session, backend.info.context_window, preset.system_prompt)
         self._pending: list[str] = []
+        self._steering: list[str] = []
         self._author = Author(session, backend, preset, toolbox.functions, facts)
         self._calls = CallRunner(session, toolbox, policy, self._interrupt, self._new_id)
+
+    @property
+    def policy(self) -> Policy:
+        """What calls may do; may be exchanged at any time and holds from the next call on."""
+        return self._calls.policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self._calls.policy = policy
 
     def stop(self) -> None:
         """End the running turn; the run then ends as `aborted`. For signal handlers of the event loop."""
         self._interrupt.stop()
 
-    async def run(self, prompt: str) -> AsyncGenerator[Event, None]:
+    def answer(self, id: str, answer: Answer) -> bool:
+        """Answer an `ApprovalRequested`; False where nobody waits for it (any more)."""
+        return self._calls.approvals.answer(id, answer)
+
+    def steer(self, text: str) -> None:
+        """Say something to the model while it works: it reads it with the next results, or goes on for it."""
+        self._steering.append(text)
+
+    def take_steering(self) -> list[str]:
+        """What was said by `steer` and not read before the run ended."""
+        taken, self._steering = self._steering, []
+        return taken
+
+    def rewind(self, kept: int) -> Rewound:
+        """Between runs, go back to before prompt number `kept` (from 0). Raises as `Session.rewind`."""
+        self.session.rewind(kept)
+        self._meter.rewound()
+        event = Rewound(kept)
+        self._record(event)
+        return event
+
+    async def run(self, prompt: str, note: str | None = None) -> AsyncGenerator[Event, None]:
         """Answer one prompt. Yields `Init` first and `RunResult` last, whatever happens in between.
+
+        `note` is for the model only, in front of the prompt: what changed since it was last told.
 
         Cancelling the task ends the run at once, without a `RunResult`; processes are gone and what had been
         sampled is in the journal when the cancellation returns.
@@ -139,7 +169,7 @@ class Agent:
         self._interrupt.deadline = None if limit is None else run.started + limit
         ending, error = Subtype.SUCCESS, None
         try:
-            async with aclosing(self._run(prompt, run)) as events:
+            async with aclosing(self._run(prompt, note, run)) as events:
                 async for event in events:
                     self._note(run, event)
                     yield self._record(event)
@@ -154,11 +184,12 @@ class Agent:
             ending, error = Subtype.INTERNAL, f"internal error: {failure!r}"
         yield self._result(run, ending, error)
 
-    async def _run(self, prompt: str, run: RunState) -> AsyncGenerator[Event, None]:
+    async def _run(self, prompt: str, note: str | None, run: RunState) -> AsyncGenerator[Event, None]:
         yield self._init()
         if not prompt.strip():
             raise _StoppedError(Subtype.INPUT, "the prompt is empty: say what should be done")
-        self._author.open(prompt)
+        self._author.open(prompt, note)
+        yield UserMessage(prompt)
         while True:
             self._heed(self._ask_before_turn(run))
             async with aclosing(self._turn(run)) as events:
@@ -166,13 +197,16 @@ class Agent:
                     yield event
             verdict = first_verdict([guard.after_turn(run, self._outcome) for guard in self._guards])
             self._heed(verdict)
+            said = self.take_steering()
             if isinstance(verdict, Inject):
                 yield Notice(verdict.kind, verdict.text)
-            elif not self._pending:
+            elif not self._pending and not said:
                 return
-            note = verdict.text if isinstance(verdict, Inject) else None
-            self._author.answer(self._pending, note)
+            notes = [verdict.text] if isinstance(verdict, Inject) else []
+            self._author.answer(self._pending, "\n\n".join((*notes, *said)) or None)
             self._pending = []
+            for text in said:
+                yield UserMessage(text)
 
     async def _turn(self, run: RunState) -> AsyncGenerator[Event, None]:
         """One assistant turn and its calls. Leaves `_outcome` and `_pending` (result texts) behind."""
@@ -207,7 +241,7 @@ class Agent:
         usage = sampler.run_usage(message)
         run.usage += usage
         run.answer = message.content.strip() or run.answer
-        yield self._context(sampler)
+        yield self._meter.update(sampler)
         self._pending = [f"Error: {text}" for text in message.errors]
         # What could not be read as a call counts as one, so that the repeat guard sees it.
         done = [CallOutcome("unreadable", {}, text, changed=False) for text in self._pending]
@@ -240,7 +274,7 @@ class Agent:
             while (event := await self._interrupt.race(_next(stream))) is not None:
                 for shown in sampler.feed(event):
                     yield shown
-                if sampler.synced is event and (broken := self._prefix_break(sampler)):
+                if sampler.synced is event and (broken := self._meter.broken(sampler)):
                     yield broken
         if not sampler.finished:
             raise ModelError("the model's answer broke off without an end: run the task again")
@@ -265,14 +299,9 @@ class Agent:
 
     def _room(self, run: RunState) -> int:
         """Tokens the model may sample now. Raises `_StoppedError` where the window is full."""
-        used = sum(entry_tokens(entry) for entry in self.session.transcript.entries)
-        room = self._backend.info.context_window - used
-        if room < _MIN_ROOM:
-            raise _StoppedError(
-                Subtype.MAX_TOKENS,
-                f"the context window is full ({used} of {self._backend.info.context_window} tokens): "
-                "start a new session, or take a model with a larger window",
-            )
+        room = self._meter.room()
+        if room is None:
+            raise _StoppedError(Subtype.MAX_TOKENS, self._meter.full())
         budget = self._limits.max_tokens
         left = room if budget is None else budget - run.usage.output_tokens
         return min(room, left, self._limits.max_tokens_per_turn, self._preset.max_tokens_per_turn)
@@ -283,24 +312,6 @@ class Agent:
     def _heed(self, verdict: Verdict) -> None:
         if isinstance(verdict, Stop):
             raise _StoppedError(verdict.subtype, verdict.message)
-
-    def _context(self, sampler: TurnSampler) -> ContextUpdated:
-        entries = self.session.transcript.entries
-        used = sum(entry_tokens(entry) for entry in entries)
-        reused = sampler.synced.reused if sampler.synced else sampler.usage.cached_input_tokens
-        prefilled = sampler.synced.prefilled if sampler.synced else sampler.usage.input_tokens - reused
-        self._cached = used
-        limit = self._backend.info.context_window
-        return ContextUpdated(
-            KvUse(used=used, limit=limit, reused=reused, prefilled=prefilled),
-            breakdown(entries, self._preset.system_prompt),
-        )
-
-    def _prefix_break(self, sampler: TurnSampler) -> PrefixBreak | None:
-        synced = sampler.synced
-        if synced is None or synced.cause is None or synced.reused >= self._cached - 1:
-            return None
-        return PrefixBreak(synced.cause, self._cached - synced.reused)
 
     def _note(self, run: RunState, event: Event) -> None:
         match event:
@@ -325,7 +336,7 @@ class Agent:
             git=facts.git,
             trusted=facts.trusted,
             ignored_repo_config=facts.ignored_repo_config,
-            permission_mode=self._policy.mode.value,
+            permission_mode=self.policy.mode.value,
             sandbox=facts.sandbox,
             tools=self._toolbox.names,
             memory_files=facts.memory_files,

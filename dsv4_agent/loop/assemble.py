@@ -10,7 +10,7 @@ from pathlib import Path
 from dsv4_agent.backends.base import Backend
 from dsv4_agent.loop.agent import Agent
 from dsv4_agent.loop.context import RunFacts
-from dsv4_agent.loop.events import GitInfo, SandboxInfo
+from dsv4_agent.loop.facts import GitInfo, SandboxInfo
 from dsv4_agent.loop.guards import Guard, Limits
 from dsv4_agent.loop.preset import Preset
 from dsv4_agent.loop.toolbox import Toolbox

@@ -26,20 +26,30 @@ class Author:
     functions: Sequence[Mapping[str, object]]
     facts: RunFacts
 
-    def open(self, prompt: str) -> None:
-        """Append a prompt; on a new session the frozen prefix first. Owed results go before it."""
-        text = prompt
+    def open(self, prompt: str, note: str | None = None) -> None:
+        """Append a prompt; on a new session the frozen prefix first.
+
+        Owed results go before it, and so do the summary of a compacted conversation and `note`.
+        """
+        before: list[str] = []
         if self.session.transcript.last is None:
-            self._opening()
+            self._append(self.opening())
             if self.preset.environment_block:
-                text = f"{environment_block(self.facts)}\n\n{prompt}"
-        self._say(EntryKind.USER, self._owed_results(), text)
+                before.append(environment_block(self.facts))
+        if (summary := self.session.summary) is not None:
+            before.append(f"<summary>\n{summary}\n</summary>")
+        if note is not None:
+            before.append(note)
+        entry = self._user_side(EntryKind.USER, self._owed_results(), "\n\n".join((*before, prompt)))
+        self.session.append_prompt(entry, prompt)
 
     def answer(self, results: Sequence[str], note: str | None) -> None:
         """Append the results of a turn's calls, in their order, and what a guard wants to say."""
-        self._say(EntryKind.TOOL_RESULTS if results else EntryKind.USER, results, note)
+        kind = EntryKind.TOOL_RESULTS if results else EntryKind.USER
+        self._append(self._user_side(kind, results, note))
 
-    def _opening(self) -> None:
+    def opening(self) -> Entry:
+        """The frozen prefix: system prompt and tools."""
         preset = self.preset
         segments = opening(
             preset.system_prompt,
@@ -49,23 +59,25 @@ class Author:
             dialect=preset.dialect,
         )
         shown = {"role": "system", "content": preset.system_prompt, "tools": list(self.functions)}
-        self._append(EntryKind.PROMPT, segments, (shown,))
+        return self._entry(EntryKind.PROMPT, segments, (shown,))
 
-    def _say(self, kind: EntryKind, results: Sequence[str], text: str | None) -> None:
+    def _user_side(self, kind: EntryKind, results: Sequence[str], text: str | None) -> Entry:
         blocks: list[UserText | ToolResultText] = [ToolResultText(result) for result in results]
         shown: list[Message] = [{"role": "tool", "content": result} for result in results]
         if text is not None:
             blocks.append(UserText(text))
             shown.append({"role": "user", "content": text})
         segments = user_turn(blocks, thinking=self.preset.thinking, dialect=self.preset.dialect)
-        self._append(kind, [*self._closers(), *segments], tuple(shown))
+        return self._entry(kind, [*self._closers(), *segments], tuple(shown))
 
-    def _append(self, kind: EntryKind, segments: Sequence[Segment], messages: tuple[Message, ...]) -> None:
+    def _append(self, entry: Entry) -> None:
+        self.session.append(entry, sync=True)
+
+    def _entry(self, kind: EntryKind, segments: Sequence[Segment], messages: tuple[Message, ...]) -> Entry:
         ids = self.backend.encode(segments)
         # What precedes an answer ends in an open assistant header; only the prefix does not.
         closed = kind is EntryKind.PROMPT
-        turn = self.session.transcript.turn
-        self.session.append(Entry(kind, turn, tuple(segments), ids, messages, closed), sync=True)
+        return Entry(kind, self.session.transcript.turn, tuple(segments), ids, messages, closed)
 
     def _closers(self) -> list[Segment]:
         """The structure that a cut, interrupted or never begun assistant turn lacks."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, replace
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
+from pydantic import BaseModel
+
 from dsv4_agent.dsml.events import ParsedCall
+from dsv4_agent.loop.approval import Answer, Approvals
 from dsv4_agent.loop.events import (
+    ApprovalRequested,
     CommandExecutionItem,
     Event,
     FileChangeInfo,
@@ -23,7 +28,7 @@ from dsv4_agent.loop.interrupt import Interrupt, InterruptedRunError
 from dsv4_agent.loop.toolbox import Toolbox
 from dsv4_agent.permissions.decision import Access, Decision, Outcome, Policy, decide
 from dsv4_agent.session.session import Session
-from dsv4_tools.base import Effect, Status, ToolError, ToolResult
+from dsv4_tools.base import Effect, FileChange, Status, ToolError, ToolResult
 
 CallItem = CommandExecutionItem | FileChangeItem | ToolCallItem
 
@@ -33,13 +38,17 @@ INTERRUPTED = "Error: interrupted; it may have taken effect in part."
 
 @dataclass(slots=True)
 class CallRunner:
-    """Runs the calls of a session one after the other. `outcome` is the last finished call's."""
+    """Runs the calls of a session one after the other. `outcome` is the last finished call's.
+
+    `policy` may be exchanged between calls; an answer with a rule adds to it.
+    """
 
     session: Session
     toolbox: Toolbox
     policy: Policy
     interrupt: Interrupt
     new_id: Callable[[], str]
+    approvals: Approvals = field(default_factory=Approvals)
     outcome: CallOutcome | None = None
 
     async def run(self, turn: int, index: int, call: ParsedCall) -> AsyncGenerator[Event, None]:
@@ -62,6 +71,16 @@ class CallRunner:
             return
         access = _ACCESS[self.toolbox.effect(call.name)]
         decision = decide(self.policy, call.name, access, arguments.model_dump())
+        if decision.outcome is Outcome.ASK and self.policy.interactive:
+            question = self.approvals.ask(item.id)
+            try:
+                yield await self._request(item.id, call, arguments, decision)
+                decision = self._answered(decision, await self.interrupt.race(_settled(question)))
+            except InterruptedRunError:
+                yield ItemCompleted(_ended(item, ItemStatus.DECLINED, NOT_RUN))
+                raise
+            finally:
+                self.approvals.close(item.id)
         if decision.outcome is not Outcome.ALLOW:
             text = f"Error: permission denied: {decision.reason}."
             self.outcome = CallOutcome(call.name, call.arguments, text, changed=False)
@@ -80,6 +99,31 @@ class CallRunner:
         self.session.end_call(turn, index, result.text, result.status.value)
         self.outcome = CallOutcome(call.name, call.arguments, result.text, changed=bool(result.changes))
         yield ItemCompleted(_completed(item, result, round((monotonic() - begin) * 1000)))
+
+    async def _request(
+        self, id: str, call: ParsedCall, arguments: BaseModel, decision: Decision
+    ) -> ApprovalRequested:
+        changes: tuple[FileChangeInfo, ...] = ()
+        error = None
+        try:
+            changes = _infos(await self.interrupt.race(self.toolbox.preview(call.name, arguments)))
+        except ToolError as failure:
+            error = failure.message
+        return ApprovalRequested(
+            id, call.name, call.arguments, decision.rule, decision.source, decision.reason, changes, error
+        )
+
+    def _answered(self, decision: Decision, answer: Answer) -> Decision:
+        if not answer.allowed:
+            reason = f"the user refused it: {answer.reason}" if answer.reason else "the user refused it"
+            return Decision(Outcome.DENY, decision.rule, "user", reason)
+        if answer.rule is not None:
+            self.policy = replace(self.policy, allow=(*self.policy.allow, answer.rule))
+        return Decision(Outcome.ALLOW, None, "user", "the user allowed it")
+
+
+async def _settled(question: asyncio.Future[Answer]) -> Answer:
+    return await question
 
 
 _ACCESS = {Effect.READ: Access.READ, Effect.WRITE: Access.WRITE, Effect.EXECUTE: Access.EXECUTE}
@@ -119,15 +163,11 @@ def _completed(item: CallItem, result: ToolResult, duration_ms: int) -> CallItem
                 duration_ms=duration_ms,
             )
         case FileChangeItem():
-            changes = tuple(
-                FileChangeInfo(change.path, change.kind.value, change.added, change.removed)
-                for change in result.changes
-            )
             return replace(
                 item,
                 status=status,
                 output=result.text,
-                changes=changes,
+                changes=_infos(result.changes),
                 match=result.match,
                 duration_ms=duration_ms,
             )
@@ -139,6 +179,13 @@ def _completed(item: CallItem, result: ToolResult, duration_ms: int) -> CallItem
                 output_truncated=result.truncated,
                 duration_ms=duration_ms,
             )
+
+
+def _infos(changes: Iterable[FileChange]) -> tuple[FileChangeInfo, ...]:
+    return tuple(
+        FileChangeInfo(change.path, change.kind.value, change.added, change.removed, change.diff)
+        for change in changes
+    )
 
 
 def _denied(call: ParsedCall, decision: Decision) -> PermissionDenied:

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from dsv4_agent.backends.text import estimate_tokens
-from dsv4_agent.loop.events import Breakdown, GitInfo, SandboxInfo
+from dsv4_agent.loop.events import ContextUpdated, PrefixBreak
+from dsv4_agent.loop.facts import Breakdown, GitInfo, KvUse, SandboxInfo
+from dsv4_agent.loop.sampling import TurnSampler
+from dsv4_agent.session.session import Session
 from dsv4_agent.session.transcript import Entry, EntryKind
 
 
@@ -53,3 +56,52 @@ def breakdown(entries: Iterable[Entry], system_prompt: str) -> Breakdown:
             thinking += entry.reasoning_tokens
             conversation += tokens - entry.reasoning_tokens
     return Breakdown(system=system, tools=tools, conversation=conversation, thinking=thinking)
+
+
+class ContextMeter:
+    """How full the window is, what the KV state holds of it, and what a break of the prefix costs."""
+
+    MIN_ROOM = 16
+    """Tokens that must be free in the context window before the model is asked."""
+
+    def __init__(self, session: Session, window: int, system_prompt: str) -> None:
+        self._session = session
+        self._window = window
+        self._system_prompt = system_prompt
+        self._cached = 0
+
+    @property
+    def used(self) -> int:
+        """Tokens of the transcript."""
+        return sum(entry_tokens(entry) for entry in self._session.transcript.entries)
+
+    def room(self) -> int | None:
+        """Tokens that may still be sampled; None where there is no room worth a turn."""
+        room = self._window - self.used
+        return None if room < self.MIN_ROOM else room
+
+    def full(self) -> str:
+        """Why there is no room, with the remedy."""
+        return (
+            f"the context window is full ({self.used} of {self._window} tokens): "
+            "compact the conversation, start a new session, or take a model with a larger window"
+        )
+
+    def update(self, sampler: TurnSampler) -> ContextUpdated:
+        """The state after a turn's sampling."""
+        used = self._cached = self.used
+        reused = sampler.synced.reused if sampler.synced else sampler.usage.cached_input_tokens
+        prefilled = sampler.synced.prefilled if sampler.synced else sampler.usage.input_tokens - reused
+        kv = KvUse(used=used, limit=self._window, reused=reused, prefilled=prefilled, bytes=sampler.kv_bytes)
+        return ContextUpdated(kv, breakdown(self._session.transcript.entries, self._system_prompt))
+
+    def broken(self, sampler: TurnSampler) -> PrefixBreak | None:
+        """What a sync lost of the state that was there, if it lost anything."""
+        synced = sampler.synced
+        if synced is None or synced.cause is None or synced.reused >= self._cached - 1:
+            return None
+        return PrefixBreak(synced.cause, self._cached - synced.reused)
+
+    def rewound(self) -> None:
+        """The conversation is shorter now: only what it still holds can be lost."""
+        self._cached = min(self._cached, self.used)

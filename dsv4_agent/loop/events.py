@@ -2,11 +2,13 @@
 
 One stream, one direction (headless contract, F2). Order within a run::
 
-    Init, then per turn: TurnStarted, (ItemStarted, ItemDelta*, ItemCompleted | PermissionDenied | Retry)*,
-    ContextUpdated, TurnCompleted; and exactly one RunResult, always last.
+    Init, UserMessage, then per turn: TurnStarted, (ItemStarted, ItemDelta*, ItemCompleted | PermissionDenied
+    | Retry)*, ContextUpdated, TurnCompleted, UserMessage* (steering); and exactly one RunResult, always last.
 
 An item is started once and completed once, under the same id; its deltas lie between. A denied call is
-ItemStarted, PermissionDenied, ItemCompleted(status=declined). `event_json` gives the published JSON form.
+ItemStarted, PermissionDenied, ItemCompleted(status=declined); a call that a person is asked about has an
+ApprovalRequested after its ItemStarted. Between runs there can be a Rewound. `event_json` gives the published
+JSON form.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
+
+from dsv4_agent.loop.facts import Breakdown, GitInfo, GitOutcome, KvUse, ModelInfo, SandboxInfo, Usage
 
 SCHEMA_VERSION = 1
 
@@ -71,60 +75,17 @@ class ItemStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of a turn or of a run. `reasoning_tokens` is a part of `output_tokens`."""
-
-    input_tokens: int = 0
-    cached_input_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.input_tokens + other.input_tokens,
-            self.cached_input_tokens + other.cached_input_tokens,
-            self.output_tokens + other.output_tokens,
-            self.reasoning_tokens + other.reasoning_tokens,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """Which model answers. `backend` is inprocess, server or scripted; the window is in tokens."""
-
-    id: str
-    backend: str
-    context_window: int
-
-
-@dataclass(frozen=True, slots=True)
-class GitInfo:
-    """The repository when the run began; `head` is None before the first commit."""
-
-    head: str | None
-    branch: str | None
-    dirty: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SandboxInfo:
-    """The sandbox that was asked for and the one in effect."""
-
-    requested: str = "off"
-    effective: str = "direct"
-    network: str = "on"
-    degraded: bool = False
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class FileChangeInfo:
-    """One changed file; `kind` is add, update, delete or rename; counts are lines."""
+    """One changed file; `kind` is add, update, delete or rename; counts are lines.
+
+    `diff` holds unified hunks without file headers, cut with a last line `… N more lines` where it is long.
+    """
 
     path: str
     kind: str
     added: int
     removed: int
+    diff: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +178,14 @@ class Init:
 
 
 @dataclass(frozen=True, slots=True)
+class UserMessage:
+    """What a person said now reaches the model: a prompt, or a word while the agent works."""
+
+    type: ClassVar[str] = "user.message"
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class TurnStarted:
     """The model is about to be asked; turns count from 1 within a session."""
 
@@ -250,6 +219,24 @@ class ItemCompleted:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalRequested:
+    """The run waits for a person's answer about the call of item `id` (see `Agent.answer`).
+
+    `changes` previews what an edit would do; `error` says why there is no preview.
+    """
+
+    type: ClassVar[str] = "approval.requested"
+    id: str
+    tool: str
+    input: Mapping[str, object]
+    rule: str | None
+    source: str
+    reason: str
+    changes: tuple[FileChangeInfo, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PermissionDenied:
     """A call was refused (or would have needed a person to ask)."""
 
@@ -273,28 +260,6 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class KvUse:
-    """The KV state in tokens."""
-
-    used: int
-    limit: int
-    reused: int
-    prefilled: int
-    evicted: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Breakdown:
-    """What fills the context, in tokens (estimated from characters where there is no tokenizer)."""
-
-    system: int = 0
-    tools: int = 0
-    memory: int = 0
-    conversation: int = 0
-    thinking: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class ContextUpdated:
     """State of the context after a turn's sampling."""
 
@@ -310,6 +275,14 @@ class PrefixBreak:
     type: ClassVar[str] = "prefix.break"
     cause: str
     tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rewound:
+    """The conversation is now as it was before its user message number `kept + 1`."""
+
+    type: ClassVar[str] = "rewound"
+    kept: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,16 +303,6 @@ class TurnCompleted:
     usage: Usage
     prefill_tps: float | None = None
     decode_tps: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GitOutcome:
-    """What became of the repository; filled in by the front end that knows the base."""
-
-    base: str | None
-    head: str | None
-    commits: tuple[str, ...]
-    diffstat: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,14 +328,17 @@ class RunResult:
 
 Event = (
     Init
+    | UserMessage
     | TurnStarted
     | ItemStarted
     | ItemDelta
     | ItemCompleted
+    | ApprovalRequested
     | PermissionDenied
     | Retry
     | ContextUpdated
     | PrefixBreak
+    | Rewound
     | Notice
     | TurnCompleted
     | RunResult

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-from dsv4_agent.loop.events import PermissionDenied, Subtype, Usage
+from dsv4_agent.loop.events import PermissionDenied, Subtype
+from dsv4_agent.loop.facts import Usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ from dsv4_agent.loop.events import (
     Notice,
     ReasoningItem,
     Retry,
-    Usage,
 )
+from dsv4_agent.loop.facts import Usage
 from dsv4_agent.session.transcript import Entry, EntryKind
 
 
@@ -61,6 +61,7 @@ class TurnSampler:
         self.synced: PrefixSynced | None = None
         self.usage = GenerationUsage()
         self.grammar: GrammarUse | None = None
+        self.kv_bytes: Mapping[str, int] = {}
         self.reason = FinishReason.INTERRUPTED
         self.finished = False
         self._parser = StreamParser(tools, thinking=thinking, vocabulary=vocabulary)
@@ -90,8 +91,9 @@ class TurnSampler:
                 self._first = monotonic()
             case Retrying(attempt, maximum, reason, delay_ms):
                 return [Retry(attempt, maximum, reason, delay_ms)]
-            case Finished(reason, usage, grammar):
-                self.reason, self.usage, self.grammar, self.finished = reason, usage, grammar, True
+            case Finished(reason, usage, grammar, kv_bytes):
+                self.reason, self.usage, self.finished = reason, usage, True
+                self.grammar, self.kv_bytes = grammar, kv_bytes
         return []
 
     def finish(self) -> tuple[ParsedMessage, list[Event]]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from dsv4_agent.dsml.schema import ToolSchema
 from dsv4_agent.loop.preset import Preset
-from dsv4_tools.base import Effect, Status, Tool, ToolContext, ToolError, ToolResult
+from dsv4_tools.base import Effect, FileChange, Status, Tool, ToolContext, ToolError, ToolResult
 from dsv4_tools.schema import parameters_schema
 
 _log = logging.getLogger(__name__)
@@ -61,6 +61,10 @@ class Toolbox:
                 for problem in error.errors(include_url=False, include_input=False)
             )
             raise ToolError(f"invalid arguments for {name}: {problems}.") from error
+
+    async def preview(self, name: str, arguments: BaseModel) -> tuple[FileChange, ...]:
+        """What a call would change in files, where that can be known. Raises `ToolError` as it would."""
+        return await self._tools[name].preview(arguments, self.context)
 
     async def run(self, name: str, arguments: BaseModel) -> ToolResult:
         """Run a call. Never raises but for cancellation: what goes wrong is a result that says so."""

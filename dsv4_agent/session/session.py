@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -19,7 +19,7 @@ from typing import Self
 import platformdirs
 
 from dsv4_agent.session.journal import Contents, Journal, JournalError, read_journal
-from dsv4_agent.session.transcript import Entry, Transcript
+from dsv4_agent.session.transcript import Entry, EntryKind, Transcript
 
 JOURNAL_NAME = "journal.jsonl"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -36,12 +36,35 @@ class CallRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptMark:
+    """Where a person's prompt begins in the transcript: a point to go back to."""
+
+    entry: int
+    text: str
+
+
+@dataclass(slots=True)
 class Replay:
-    """A session read back: `calls` by (turn, index within the turn)."""
+    """A session read back: `calls` by (turn, index within the turn), `summary` of what was compacted."""
 
     session_id: str
     transcript: Transcript
-    calls: Mapping[tuple[int, int], CallRecord] = field(default_factory=dict)
+    calls: dict[tuple[int, int], CallRecord] = field(default_factory=dict)
+    prompts: list[PromptMark] = field(default_factory=list)
+    summary: str | None = None
+
+    def rewind(self, kept: int) -> None:
+        """Forget everything from prompt number `kept` (from 0) on. Raises `IndexError`, `ValueError`."""
+        self.transcript.cut(self.prompts[kept].entry)
+        del self.prompts[kept:]
+        self.calls = {at: call for at, call in self.calls.items() if at[0] <= self.transcript.turn}
+
+    def compact(self, summary: str) -> None:
+        """Keep of everything but the opening only `summary`, which the next prompt brings."""
+        self.transcript.cut(1)
+        self.prompts.clear()
+        self.calls.clear()
+        self.summary = summary
 
 
 def state_directory() -> Path:
@@ -53,19 +76,10 @@ def state_directory() -> Path:
 class Session:
     """One conversation on disk. Make it with `create` or `resume`."""
 
-    def __init__(
-        self,
-        id: str,
-        journal: Journal,
-        transcript: Transcript,
-        calls: Mapping[tuple[int, int], CallRecord],
-        *,
-        ephemeral: bool,
-    ) -> None:
-        self.id = id
+    def __init__(self, journal: Journal, state: Replay, *, ephemeral: bool) -> None:
+        self.id = state.session_id
         self.directory = journal.path.parent
-        self.transcript = transcript
-        self.recorded_calls = dict(calls)
+        self._state = state
         self._journal = journal
         self._ephemeral = ephemeral
 
@@ -102,7 +116,7 @@ class Session:
             ) from error
         journal = Journal.create(folder / JOURNAL_NAME, durable=durable)
         journal.write("session", {"id": name})
-        return cls(name, journal, Transcript(), {}, ephemeral=ephemeral)
+        return cls(journal, Replay(name, Transcript()), ephemeral=ephemeral)
 
     @classmethod
     def resume(cls, path: Path, *, durable: bool = True) -> Self:
@@ -113,7 +127,27 @@ class Session:
         except JournalError:
             journal.close()
             raise
-        return cls(replayed.session_id, journal, replayed.transcript, replayed.calls, ephemeral=False)
+        return cls(journal, replayed, ephemeral=False)
+
+    @property
+    def transcript(self) -> Transcript:
+        """The conversation; change it through this session only."""
+        return self._state.transcript
+
+    @property
+    def recorded_calls(self) -> Mapping[tuple[int, int], CallRecord]:
+        """What is known of the calls of the transcript, by (turn, index within the turn)."""
+        return self._state.calls
+
+    @property
+    def prompts(self) -> Sequence[PromptMark]:
+        """The points to go back to, oldest first."""
+        return self._state.prompts
+
+    @property
+    def summary(self) -> str | None:
+        """What compaction left of an earlier conversation and the next prompt must bring."""
+        return self._state.summary
 
     @property
     def journal_path(self) -> Path:
@@ -137,6 +171,34 @@ class Session:
         self._journal.write("entry", entry.to_json(), sync=sync)
         self.transcript.append(entry)
 
+    def append_prompt(self, entry: Entry, text: str) -> None:
+        """Append what a person said, a point to go back to; it brings the summary. Raises `JournalError`."""
+        mark = PromptMark(len(self.transcript.entries), text)
+        self._journal.write("prompt", {"entry": mark.entry, "text": text})
+        self._state.prompts.append(mark)
+        self._state.summary = None
+        self.append(entry, sync=True)
+
+    def rewind(self, kept: int) -> PromptMark:
+        """Go back to before prompt number `kept`, counted from 0; returns its mark.
+
+        Raises `JournalError`, and `IndexError` where there is no such prompt; then nothing has changed.
+        """
+        mark = self.prompts[kept]
+        self._journal.write("rewind", {"kept": kept}, sync=True)
+        self._state.rewind(kept)
+        return mark
+
+    def compact(self, summary: str) -> None:
+        """Keep of the conversation only its opening and `summary`. Raises `JournalError`."""
+        self._journal.write("compact", {"summary": summary}, sync=True)
+        self._state.compact(summary)
+
+    def replace_prompt(self, entry: Entry) -> None:
+        """Put another opening in front of the conversation. Raises `JournalError`."""
+        self._journal.write("opening", entry.to_json(), sync=True)
+        self.transcript.replace_prompt(entry)
+
     def record_event(self, event: Mapping[str, object], *, sync: bool = False) -> None:
         """Journal an event that front ends are about to see. Raises `JournalError`."""
         self._journal.write("event", event, sync=sync)
@@ -145,14 +207,14 @@ class Session:
         """Record, on disk, that a call is about to run. Raises `JournalError`: then it must not run."""
         data = {"turn": turn, "index": index, "name": name, "arguments": dict(arguments)}
         self._journal.write("tool_start", data, sync=True)
-        self.recorded_calls[turn, index] = CallRecord(name, arguments)
+        self._state.calls[turn, index] = CallRecord(name, arguments)
 
     def end_call(self, turn: int, index: int, result: str, status: str) -> None:
         """Record, on disk, how a call ended. Raises `JournalError`."""
         data = {"turn": turn, "index": index, "result": result, "status": status}
         self._journal.write("tool_end", data, sync=True)
-        started = self.recorded_calls[turn, index]
-        self.recorded_calls[turn, index] = CallRecord(started.name, started.arguments, result, status)
+        started = self._state.calls[turn, index]
+        self._state.calls[turn, index] = CallRecord(started.name, started.arguments, result, status)
 
     def close(self) -> None:
         """Close the journal; an ephemeral session's folder is removed."""
@@ -167,31 +229,41 @@ def replay(path: Path) -> Replay:
 
 
 def _rebuild(contents: Contents, path: Path) -> Replay:
-    session_id = path.parent.name
-    transcript = Transcript()
-    calls: dict[tuple[int, int], CallRecord] = {}
+    state = Replay(path.parent.name, Transcript())
     try:
         for record in contents.records:
             match record.kind, record.data:
                 case "session", {"id": str(found)}:
-                    session_id = found
+                    state.session_id = found
                 case "entry", data:
-                    transcript.append(Entry.from_json(data))
+                    entry = Entry.from_json(data)
+                    state.transcript.append(entry)
+                    state.summary = None if entry.kind is EntryKind.USER else state.summary
+                case "opening", data:
+                    state.transcript.replace_prompt(Entry.from_json(data))
+                case "prompt", {"entry": int(at), "text": str(text)}:
+                    state.prompts.append(PromptMark(at, text))
+                case "rewind", {"kept": int(kept)}:
+                    state.rewind(kept)
+                case "compact", {"summary": str(summary)}:
+                    state.compact(summary)
                 case "tool_start", {
                     "turn": int(turn),
                     "index": int(index),
                     "name": str(name),
                     "arguments": dict(a),
                 }:
-                    calls[turn, index] = CallRecord(name, a)
+                    state.calls[turn, index] = CallRecord(name, a)
                 case "tool_end", {
                     "turn": int(turn),
                     "index": int(index),
                     "result": str(text),
                     "status": str(s),
                 }:
-                    started = calls[turn, index]
-                    calls[turn, index] = CallRecord(started.name, started.arguments, text, s)
-    except (ValueError, KeyError) as error:
+                    started = state.calls[turn, index]
+                    state.calls[turn, index] = CallRecord(started.name, started.arguments, text, s)
+    except (ValueError, LookupError) as error:
         raise JournalError(f"{path} does not hold a session: {error!r}") from error
-    return Replay(session_id, transcript, calls)
+    # A crash may come between a mark and its entry.
+    state.prompts = [mark for mark in state.prompts if mark.entry < len(state.transcript.entries)]
+    return state

@@ -1,8 +1,8 @@
 """The append-only transcript: tokens are the truth, everything else is a projection of them.
 
-An `Entry` is a stretch of the conversation exactly as the model saw or sampled it. Entries are only ever
-added; nothing is rendered a second time, so a KV state that holds a transcript holds every later one's
-prefix.
+An `Entry` is a stretch of the conversation exactly as the model saw or sampled it. Entries are added at the
+end and, when a person goes back, cut off there; nothing is rendered a second time, so a KV state that holds a
+transcript holds every later one's prefix.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Entry:
 
 
 class Transcript:
-    """A growing conversation. The only way to change it is `append`."""
+    """A growing conversation, changed by `append` and `cut` only."""
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self._entries: list[Entry] = []
@@ -114,6 +114,24 @@ class Transcript:
             self._ids.extend(entry.ids)
         else:
             self._ids = None
+
+    def cut(self, count: int) -> None:
+        """Forget all but the first `count` entries. Raises `TranscriptError` where there are fewer."""
+        if not 0 <= count <= len(self._entries):
+            raise TranscriptError(f"there is no entry {count} to go back to")
+        kept = self._entries[:count]
+        self._entries, self._segments, self._ids = [], [], []
+        for entry in kept:
+            self.append(entry)
+
+    def replace_prompt(self, entry: Entry) -> None:
+        """Put another opening in front of the same conversation; the whole prefix is lost by that."""
+        if entry.kind is not EntryKind.PROMPT or not self._entries:
+            raise TranscriptError("only a prompt entry can take the place of the first one")
+        rest = self._entries[1:]
+        self.cut(0)
+        for following in (entry, *rest):
+            self.append(following)
 
     @property
     def entries(self) -> tuple[Entry, ...]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dsv4_agent.loop.events import GitInfo, GitOutcome
+from dsv4_agent.loop.facts import GitInfo, GitOutcome
 from dsv4_agent.workbench.exit_codes import OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
 

@@ -46,6 +46,9 @@ class Sequence:
         self.synced.append(tokens)
         return SyncReport(0, len(tokens))
 
+    def usage(self) -> dict[str, int]:
+        return {"window": 64}
+
     def generate(self, params: Any, *, constraint: Any, cancelled: Callable[[], bool]) -> Iterator[int]:
         with self.running:
             self.stop_reason = StopReason.STOP
@@ -85,6 +88,7 @@ async def test_sync_then_ids_then_the_end() -> None:
     assert isinstance(events[4], Finished)
     assert events[4].reason is FinishReason.STOP
     assert events[4].usage.output_tokens == 3
+    assert events[4].kv_bytes == {"window": 64}
 
 
 async def test_closing_early_stops_the_thread_before_returning() -> None:

@@ -12,25 +12,28 @@ import pytest
 from dsv4_agent.headless.schemas import events_schema
 from dsv4_agent.headless.standard_output import json_line
 from dsv4_agent.loop import events as e
+from dsv4_agent.loop import facts
 from dsv4_agent.loop.event_json import to_json
 
 GOLDEN = Path(__file__).parent / "golden_events.jsonl"
 SCHEMA = jsonschema.Draft202012Validator(events_schema())
-USAGE = e.Usage(10, 4, 5, 2)
+USAGE = facts.Usage(10, 4, 5, 2)
 DENIED = e.PermissionDenied("shell", {"command": "rm -rf /"}, "critical-path", "builtin", "it could destroy")
 DONE, FAILED = e.ItemStatus.COMPLETED, e.ItemStatus.FAILED
+CHANGE = e.FileChangeInfo("a.py", "update", 3, 1, "@@ -1 +1 @@\n-a\n+b")
 COMMAND = e.CommandExecutionItem("i2", "pytest -q", sandboxed=True)
 
 EXAMPLES: dict[str, e.Event] = {
     "init": e.Init(
-        session_id="s", dsv4_version="0.1.0", model=e.ModelInfo("nano", "inprocess", 4096), cwd="/w",
-        git=e.GitInfo("abc", "main", False), tools=("read",), sandbox=e.SandboxInfo("off", "off", "on"),
-        capabilities=("output_schema",),
+        session_id="s", dsv4_version="0.1.0", model=facts.ModelInfo("nano", "inprocess", 4096), cwd="/w",
+        git=facts.GitInfo("abc", "main", False), tools=("read",),
+        sandbox=facts.SandboxInfo("off", "off", "on"), capabilities=("output_schema",),
     ),
     "init without repository": e.Init(
-        session_id="s", dsv4_version="0.1.0", model=e.ModelInfo("x", "scripted", 4096), cwd="/w",
-        sandbox=e.SandboxInfo("workspace-write", "off", "on", True, "bwrap is not installed"),
+        session_id="s", dsv4_version="0.1.0", model=facts.ModelInfo("x", "scripted", 4096), cwd="/w",
+        sandbox=facts.SandboxInfo("workspace-write", "off", "on", True, "bwrap is not installed"),
     ),
+    "user.message": e.UserMessage("hello"),
     "turn.started": e.TurnStarted(1),
     "reasoning started": e.ItemStarted(e.ReasoningItem("i1")),
     "reasoning": e.ItemCompleted(e.ReasoningItem("i1", "thinking", 12)),
@@ -43,22 +46,28 @@ EXAMPLES: dict[str, e.Event] = {
     "edit started": e.ItemStarted(e.FileChangeItem("i3", "edit", "a.py")),
     "edit": e.ItemCompleted(
         e.FileChangeItem(
-            "i3", "edit", "a.py", DONE, (e.FileChangeInfo("a.py", "update", 3, 1),), "exact", "ok", 2
+            "i3", "edit", "a.py", DONE, (CHANGE,), "exact", "ok", 2
         )
     ),
     "tool started": e.ItemStarted(e.ToolCallItem("i4", "grep", {"pattern": "x"})),
     "tool": e.ItemCompleted(e.ToolCallItem("i4", "grep", {"pattern": "x"}, FAILED, "Error: no", False, 1)),
+    "approval.requested": e.ApprovalRequested(
+        "i3", "edit", {"path": "a.py"}, None, "mode", "edits are asked about", (CHANGE,)
+    ),
     "item.delta": e.ItemDelta("i1", "th"),
     "permission.denied": DENIED,
     "retry": e.Retry(2, 5, "server_503", 1500),
-    "context.updated": e.ContextUpdated(e.KvUse(9, 100, 4, 5), e.Breakdown(1, 2, 0, 6, 0)),
+    "context.updated": e.ContextUpdated(
+        facts.KvUse(9, 100, 4, 5, bytes={"window": 7}), facts.Breakdown(1, 2, 0, 6, 0)
+    ),
     "prefix.break": e.PrefixBreak("effort changed", 512),
+    "rewound": e.Rewound(1),
     "notice": e.Notice("repair", "closed a tag"),
     "turn.completed": e.TurnCompleted(1, USAGE, 9000.0, None),
     "result": e.RunResult(
         subtype=e.Subtype.SUCCESS, is_error=False, exit_code=0, result="done", session_id="s", num_turns=1,
         duration_ms=5, usage=USAGE, permission_denials=(DENIED,), files_changed=("a.py",),
-        git=e.GitOutcome("abc", "abc", (), {"files": 1, "insertions": 3, "deletions": 1}),
+        git=facts.GitOutcome("abc", "abc", (), {"files": 1, "insertions": 3, "deletions": 1}),
     ),
     "result with an error": e.RunResult(
         subtype=e.Subtype.ABORTED, is_error=True, exit_code=130, result="", session_id="s", num_turns=0,

@@ -66,7 +66,7 @@ async def test_the_order_of_events(lab: Any) -> None:
     await lab.run(RENAME)
     kinds = [event.type for event in lab.events if event.type not in {"item.delta"}]
     assert kinds[0] == "init"
-    assert kinds[1] == "turn.started"
+    assert kinds[1:3] == ["user.message", "turn.started"]
     assert kinds[-2:] == ["turn.completed", "result"]
     assert [event.turn for event in lab.of(TurnStarted)] == [1, 2]
     assert [event.turn for event in lab.of(TurnCompleted)] == [1, 2]

@@ -21,8 +21,8 @@ from dsv4_agent.loop.events import (
     RunResult,
     Subtype,
     ToolCallItem,
-    Usage,
 )
+from dsv4_agent.loop.facts import Usage
 
 
 @pytest.mark.parametrize(
@@ -46,11 +46,12 @@ def test_a_started_item_shows_what_is_known(item: Item, expected: dict[str, obje
 
 
 def test_a_completed_item_is_whole_and_plain() -> None:
-    change = FileChangeInfo("a.py", "update", 3, 1)
+    change = FileChangeInfo("a.py", "update", 3, 1, "@@ -1 +1 @@")
     item = FileChangeItem("i3", "edit", "a.py", ItemStatus.COMPLETED, (change,), "exact", "Edited", 5)
     value = to_json(ItemCompleted(item))
     assert json.loads(json.dumps(value)) == value
-    assert value["item"]["changes"] == [{"path": "a.py", "kind": "update", "added": 3, "removed": 1}]  # type: ignore[index]
+    shown = {"path": "a.py", "kind": "update", "added": 3, "removed": 1, "diff": "@@ -1 +1 @@"}
+    assert value["item"]["changes"] == [shown]  # type: ignore[index]
     assert value["item"]["status"] == "completed"  # type: ignore[index]
 
 

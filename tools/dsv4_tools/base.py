@@ -58,12 +58,16 @@ class ToolError(Exception):
 
 @dataclass(frozen=True)
 class FileChange:
-    """One file that a call changed; `path` is relative to the workspace, counts are lines."""
+    """One file that a call changed; `path` is relative to the workspace, counts are lines.
+
+    `diff` is for people (see `unified_diff`).
+    """
 
     path: str
     kind: ChangeKind
     added: int
     removed: int
+    diff: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,3 +115,10 @@ class Tool(ABC, Generic[A]):
 
         Cancelling the task cancels the call; processes that it started are gone when that returns.
         """
+
+    async def preview(self, args: A, context: ToolContext) -> tuple[FileChange, ...]:
+        """What `run` would change in files, changing nothing; empty where that can't be known beforehand.
+
+        Raises ToolError where `run` would.
+        """
+        return ()

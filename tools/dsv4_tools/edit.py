@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
 from dsv4_tools import matching
 from dsv4_tools.base import ChangeKind, Effect, FileChange, Tool, ToolContext, ToolError, ToolResult
+from dsv4_tools.diff import unified_diff
 from dsv4_tools.matching import Match
 from dsv4_tools.nearest import nearest_lines
 from dsv4_tools.text import changed_lines, decode, encode_argument, is_binary, plural, visible
 from dsv4_tools.threads import in_thread
+from dsv4_tools.workspace import Content, Located
 
 SIZE_LIMIT = 16_000_000
 _RELAXED = {
@@ -41,8 +44,32 @@ class Edit(Tool[EditArgs]):
         """Apply the replacement; `match` in the result names what had to be relaxed."""
         return await in_thread(_edit, args, context)
 
+    async def preview(self, args: EditArgs, context: ToolContext) -> tuple[FileChange, ...]:
+        return (await in_thread(_plan, args, context)).changes
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """An edit worked out on the version of the file that was read."""
+
+    located: Located
+    content: Content
+    data: bytes
+    changes: tuple[FileChange, ...]
+    replacements: int
+    match: Match
+
 
 def _edit(args: EditArgs, context: ToolContext) -> ToolResult:
+    plan = _plan(args, context)
+    context.workspace.write(plan.located, plan.data, expected=plan.content)
+    report = f"Edited {plan.located.shown}: {plural(plan.replacements, 'replacement')}."
+    if plan.match is not Match.EXACT:
+        report += f"\n{_RELAXED[plan.match]}"
+    return ToolResult(report, changes=plan.changes, match=plan.match.value)
+
+
+def _plan(args: EditArgs, context: ToolContext) -> _Plan:
     context.require_writable()
     if not args.old_string:
         raise ToolError("old_string is empty; use write to create or replace a file.")
@@ -68,16 +95,10 @@ def _edit(args: EditArgs, context: ToolContext) -> ToolResult:
     changed = matching.apply(text, found.splices)
     if changed == text:
         raise ToolError(f"the edit leaves {located.shown} as it is.")
-    workspace.write(located, decoded.encode(changed), expected=content)
     added, removed = changed_lines(text, changed)
-    report = f"Edited {located.shown}: {plural(len(found.splices), 'replacement')}."
-    if found.match is not Match.EXACT:
-        report += f"\n{_RELAXED[found.match]}"
-    return ToolResult(
-        report,
-        changes=(FileChange(located.shown, ChangeKind.UPDATE, added, removed),),
-        match=found.match.value,
-    )
+    change = FileChange(located.shown, ChangeKind.UPDATE, added, removed, unified_diff(text, changed))
+    data = decoded.encode(changed)
+    return _Plan(located, content, data, (change,), len(found.splices), found.match)
 
 
 def _not_found(path: str, text: str, old: str) -> str:

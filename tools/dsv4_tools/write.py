@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
 from dsv4_tools.base import ChangeKind, Effect, FileChange, Tool, ToolContext, ToolError, ToolResult
+from dsv4_tools.diff import unified_diff
 from dsv4_tools.text import changed_lines, encode_argument, line_count, plural
 from dsv4_tools.threads import in_thread
+from dsv4_tools.workspace import Located
 
 _OLD_LIMIT = 16_000_000
 
@@ -31,8 +34,21 @@ class Write(Tool[WriteArgs]):
         """Write exactly `content`; missing folders are made."""
         return await in_thread(_write, args, context)
 
+    async def preview(self, args: WriteArgs, context: ToolContext) -> tuple[FileChange, ...]:
+        return ((await in_thread(_plan, args, context))[2],)
+
 
 def _write(args: WriteArgs, context: ToolContext) -> ToolResult:
+    located, data, change = _plan(args, context)
+    created = context.workspace.write(located, data)
+    verb = "Created" if created else "Wrote"
+    return ToolResult(
+        f"{verb} {located.shown} ({plural(line_count(args.content), 'line')}).",
+        changes=(replace(change, kind=ChangeKind.ADD if created else ChangeKind.UPDATE),),
+    )
+
+
+def _plan(args: WriteArgs, context: ToolContext) -> tuple[Located, bytes, FileChange]:
     context.require_writable()
     workspace = context.workspace
     located = workspace.locate(args.path)
@@ -41,13 +57,10 @@ def _write(args: WriteArgs, context: ToolContext) -> ToolResult:
     workspace.check_writable(located)
     data = encode_argument(args.content, "content")
     before = ""
-    if located.real.exists() and workspace.size(located) <= _OLD_LIMIT:
+    exists = located.real.exists()
+    if exists and workspace.size(located) <= _OLD_LIMIT:
         before = workspace.read(located).data.decode("utf-8", "replace")
-    created = workspace.write(located, data)
     added, removed = changed_lines(before, args.content)
-    kind = ChangeKind.ADD if created else ChangeKind.UPDATE
-    verb = "Created" if created else "Wrote"
-    return ToolResult(
-        f"{verb} {located.shown} ({plural(line_count(args.content), 'line')}).",
-        changes=(FileChange(located.shown, kind, added, removed),),
-    )
+    kind = ChangeKind.UPDATE if exists else ChangeKind.ADD
+    diff = unified_diff(before, args.content)
+    return located, data, FileChange(located.shown, kind, added, removed, diff)

@@ -1,0 +1,86 @@
+"""What events report of a run's surroundings and figures: model, repository, sandbox, tokens, bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a turn or of a run. `reasoning_tokens` is a part of `output_tokens`."""
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.cached_input_tokens + other.cached_input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Which model answers. `backend` is inprocess, server or scripted; the window is in tokens."""
+
+    id: str
+    backend: str
+    context_window: int
+
+
+@dataclass(frozen=True, slots=True)
+class GitInfo:
+    """The repository when the run began; `head` is None before the first commit."""
+
+    head: str | None
+    branch: str | None
+    dirty: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxInfo:
+    """The sandbox that was asked for and the one in effect."""
+
+    requested: str = "off"
+    effective: str = "direct"
+    network: str = "on"
+    degraded: bool = False
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KvUse:
+    """The KV state in tokens. `bytes` counts it by kind, where the state is in this process."""
+
+    used: int
+    limit: int
+    reused: int
+    prefilled: int
+    evicted: int = 0
+    bytes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """What fills the context, in tokens (estimated from characters where there is no tokenizer)."""
+
+    system: int = 0
+    tools: int = 0
+    memory: int = 0
+    conversation: int = 0
+    thinking: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GitOutcome:
+    """What became of the repository; filled in by the front end that knows the base."""
+
+    base: str | None
+    head: str | None
+    commits: tuple[str, ...]
+    diffstat: Mapping[str, int]
