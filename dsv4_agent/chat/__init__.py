@@ -1,0 +1,1 @@
+"""A conversation as front ends see it: intents in, events out."""
