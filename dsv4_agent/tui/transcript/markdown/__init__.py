@@ -1,0 +1,1 @@
+"""Markdown of a finished answer, laid out as rows."""

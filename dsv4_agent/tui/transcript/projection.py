@@ -1,0 +1,177 @@
+"""The blocks of a transcript as a function of the event stream. Knows nothing of the screen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from dsv4_agent.loop.events import (
+    AgentMessageItem,
+    CommandExecutionItem,
+    Event,
+    FileChangeItem,
+    Item,
+    ItemCompleted,
+    ItemDelta,
+    ItemStarted,
+    Notice,
+    PermissionDenied,
+    PrefixBreak,
+    ReasoningItem,
+    Retry,
+    RunResult,
+    Subtype,
+    ToolCallItem,
+)
+from dsv4_agent.tui.transcript.blocks.answer import AnswerBlock, LiveAnswer
+from dsv4_agent.tui.transcript.blocks.block import Block
+from dsv4_agent.tui.transcript.blocks.notice import NoticeBlock
+from dsv4_agent.tui.transcript.blocks.thinking import LiveThinking, ThinkingBlock
+from dsv4_agent.tui.transcript.blocks.tool import ToolBlock, title_of
+from dsv4_agent.tui.transcript.blocks.user import UserBlock
+
+
+@dataclass(frozen=True, slots=True)
+class UserShown:
+    """A user turn among the events of a resumed session."""
+
+    text: str
+
+
+class Projection:
+    """Every event changes or adds at most a few blocks; their numbers are what `apply` returns.
+
+    Blocks are only ever added at the end and replaced in place, so a number stays good until `clear`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.blocks: list[Block] = []
+        self._clock = clock
+        self._open: dict[str, int] = {}
+
+    @property
+    def live(self) -> tuple[int, ...]:
+        """The blocks that are under way: their durations count on."""
+        return tuple(self._open.values())
+
+    def add(self, block: Block) -> list[int]:
+        """Add a block at the end."""
+        self.blocks.append(block)
+        return [len(self.blocks) - 1]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.blocks.clear()
+        self._open.clear()
+
+    def apply(self, event: Event | UserShown) -> list[int]:
+        """The blocks that `event` added or changed; none for an event that is not shown."""
+        match event:
+            case ItemDelta():
+                return self._delta(event)
+            case ItemStarted():
+                return self._start(event.item)
+            case ItemCompleted():
+                return self._complete(event.item)
+            case UserShown():
+                return self.add(UserBlock(event.text))
+            case PermissionDenied():
+                return self._denied(event)
+            case Retry():
+                return self.add(NoticeBlock("warning", _retry(event)))
+            case PrefixBreak():
+                said = f"{event.cause}: {event.tokens:,} cached tokens are computed again"
+                return self.add(NoticeBlock("info", said))
+            case Notice():
+                return self.add(NoticeBlock(event.kind, event.text))
+            case RunResult():
+                return self._ended(event)
+        return []
+
+    def close(self) -> list[int]:
+        """End what is under way: nothing more will come for it."""
+        closed = list(self._open.values())
+        for index in closed:
+            match self.blocks[index]:
+                case LiveAnswer() as block:
+                    self.blocks[index] = AnswerBlock(block.live.text)
+                case LiveThinking() as block:
+                    seconds = self._clock() - block.started
+                    self.blocks[index] = ThinkingBlock(block.live.text, 0, seconds)
+                case ToolBlock() as block:
+                    self.blocks[index] = replace(block, stopped=True)
+        self._open.clear()
+        return closed
+
+    def _start(self, item: Item) -> list[int]:
+        self._open[item.id] = len(self.blocks)
+        match item:
+            case ReasoningItem():
+                thinking = LiveThinking(self._clock())
+                if item.text:
+                    thinking.live.append(item.text)
+                return self.add(thinking)
+            case AgentMessageItem():
+                answer = LiveAnswer()
+                if item.text:
+                    answer.live.append(item.text)
+                return self.add(answer)
+            case CommandExecutionItem() | FileChangeItem() | ToolCallItem():
+                return self.add(ToolBlock(item, self._clock()))
+
+    def _delta(self, event: ItemDelta) -> list[int]:
+        index = self._open.get(event.id)
+        if index is None:
+            return []
+        match self.blocks[index]:
+            case LiveAnswer() | LiveThinking() as block:
+                block.live.append(event.text)
+                return [index]
+        return []
+
+    def _complete(self, item: Item) -> list[int]:
+        index = self._open.pop(item.id, None)
+        before = None if index is None else self.blocks[index]
+        after: Block
+        match item:
+            case ReasoningItem():
+                seconds = self._clock() - before.started if isinstance(before, LiveThinking) else None
+                after = ThinkingBlock(item.text, item.tokens, seconds)
+            case AgentMessageItem():
+                after = AnswerBlock(item.text)
+            case CommandExecutionItem() | FileChangeItem() | ToolCallItem():
+                denial = before.denial if isinstance(before, ToolBlock) else ""
+                after = ToolBlock(item, denial=denial, stopped=item.status is None)
+        if index is None:
+            return self.add(after)
+        self.blocks[index] = after
+        return [index]
+
+    def _denied(self, event: PermissionDenied) -> list[int]:
+        rule = f" (rule {event.rule})" if event.rule else ""
+        said = f"{event.reason}{rule}"
+        for index in reversed(self._open.values()):
+            block = self.blocks[index]
+            if isinstance(block, ToolBlock) and not block.denial and _tool_of(block) in (event.tool, ""):
+                self.blocks[index] = replace(block, denial=said)
+                return [index]
+        return self.add(NoticeBlock("warning", f"{event.tool} {title_of(event.input)} was declined: {said}"))
+
+    def _ended(self, event: RunResult) -> list[int]:
+        closed = self.close()
+        if event.subtype is Subtype.ABORTED:
+            return [*closed, *self.add(NoticeBlock("warning", "interrupted"))]
+        if event.is_error:
+            said = event.error or event.subtype.value.replace("_", " ")
+            return [*closed, *self.add(NoticeBlock("error", said))]
+        return closed
+
+
+def _tool_of(block: ToolBlock) -> str:
+    """The tool's name; commands carry none, so they match any."""
+    return "" if isinstance(block.item, CommandExecutionItem) else block.item.tool
+
+
+def _retry(event: Retry) -> str:
+    return f"{event.reason}; attempt {event.attempt} of {event.max} in {event.delay_ms / 1000:.1f} s"
