@@ -51,20 +51,6 @@ def more_row(hidden: int, note: Style, width: int) -> Row:
     return next(wrap(words, note, width, words=False))
 
 
-def limited(rows: Iterator[Row], limit: int | None, total: int, note: Style, width: int) -> list[Row]:
-    """At most `limit` of `rows`; `total` is the number of lines that they show, for the note."""
-    if limit is None:
-        return list(rows)
-    shown = list(islice(rows, limit))
-    following = next(rows, None)
-    if following is None:
-        return shown
-    lines = sum(row.joint == "\n" for row in shown)
-    if following.joint != "\n":
-        lines -= 1
-    return [*shown, more_row(max(total - lines, 1), note, width)]
-
-
 def estimate(text: str, width: int, limit: int | None = None) -> int:
     """About how many rows `text` takes; cheap, for blocks that are not on the screen."""
     if not text:

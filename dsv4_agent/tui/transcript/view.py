@@ -33,7 +33,7 @@ from dsv4_agent.tui.transcript.blocks.shell import ShellBlock
 from dsv4_agent.tui.transcript.blocks.user import UserBlock
 from dsv4_agent.tui.transcript.frame import Detail, Frame
 from dsv4_agent.tui.transcript.projection import Projection, UserShown
-from dsv4_agent.tui.transcript.sheet import Place, Sheet
+from dsv4_agent.tui.transcript.sheet import Sheet
 
 _PERIOD: Final = 1 / 30
 _TICK: Final = 1.0
@@ -91,6 +91,7 @@ class TranscriptView(ScrollView, can_focus=True):
         self._sheet = Sheet(self._projection.blocks, Frame(80, PLAIN))
         self._anchor = (0, 0)
         self._settling = False
+        self._reported = (True, 0)
         self._touched: set[int] = set()
         self._flushed = float("-inf")
         self._flush_timer: Timer | None = None
@@ -120,14 +121,12 @@ class TranscriptView(ScrollView, can_focus=True):
         for event in events:
             self._projection.apply(event)
         self._projection.close()
-        self._touched.clear()
         self._lay_out(keep=False)
         self.follow = True
 
     def clear(self) -> None:
         """Forget the session."""
         self._projection.clear()
-        self._touched.clear()
         self._anchor = (0, 0)
         self._lay_out(keep=False)
         self.follow = True
@@ -206,7 +205,7 @@ class TranscriptView(ScrollView, can_focus=True):
         self._touched.clear()
         self._settle()
         self.refresh()
-        self._run_tick_timer(bool(live))
+        self._run_tick_timer()
 
     def _near(self) -> tuple[int, int]:
         """First and last block of the screen and of one screen around it."""
@@ -216,7 +215,8 @@ class TranscriptView(ScrollView, can_focus=True):
             return heights.find(top - height)[0], len(self._projection.blocks)
         return heights.find(top - height)[0], heights.find(top + 2 * height)[0]
 
-    def _run_tick_timer(self, live: bool) -> None:
+    def _run_tick_timer(self) -> None:
+        live = bool(self._projection.live) and self.is_attached
         if live and self._tick_timer is None:
             self._tick_timer = self.set_interval(_TICK, lambda: self._touch(self._projection.live))
         elif not live and self._tick_timer is not None:
@@ -238,14 +238,12 @@ class TranscriptView(ScrollView, can_focus=True):
             palette = palette_for(self.app.current_theme, no_color=self.app.no_color)
         width = region.width or self._sheet.frame.width
         self._sheet.lay_out(Frame(width, palette, self._detail, self._thinking, self._clock()))
-        self._restore(place)
+        self._touched.clear()
+        if place is not None and self._projection.blocks:
+            self._anchor = (place.block, self._sheet.row_of(place))
         self._settle()
         self.refresh()
-
-    def _restore(self, place: Place | None) -> None:
-        if place is None or not self._projection.blocks:
-            return
-        self._anchor = (place.block, self._sheet.row_of(place))
+        self._run_tick_timer()
 
     def _settle(self) -> None:
         """Make heights near the screen exact, then scroll to the anchor or to the end."""
@@ -275,11 +273,17 @@ class TranscriptView(ScrollView, can_focus=True):
 
     def _report(self) -> None:
         below = max(self._sheet.heights.total - round(self.scroll_y) - self._height, 0)
-        follow = self.follow or below == 0
-        if (follow, below) == (self.follow, self.lines_below):
-            return
-        self.follow, self.lines_below = follow, below
-        self.post_message(self.PositionChanged(self, follow, below))
+        self._set_follow(self.follow or below == 0)
+        self.lines_below = below
+        if self._reported != (self.follow, below):
+            self._reported = (self.follow, below)
+            self.post_message(self.PositionChanged(self, self.follow, below))
+
+    def _set_follow(self, follow: bool) -> None:
+        """Set the flag without moving."""
+        was, self._settling = self._settling, True
+        self.follow = follow
+        self._settling = was
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Somebody scrolled: by key, wheel or bar, unless the view itself keeps its place."""
@@ -287,10 +291,7 @@ class TranscriptView(ScrollView, can_focus=True):
         if self._settling or round(old_value) == round(new_value):
             return
         self._anchor = self._sheet.heights.find(round(new_value))
-        at_end = round(new_value) >= self.max_scroll_y
-        if at_end != self.follow:
-            self.set_reactive(TranscriptView.follow, at_end)
-            self.lines_below = -1
+        self._set_follow(round(new_value) >= self.max_scroll_y)
         self._settle()
 
     def watch_follow(self, follow: bool) -> None:
@@ -302,6 +303,10 @@ class TranscriptView(ScrollView, can_focus=True):
     def scroll_to(self, x: float | None = None, y: float | None = None, **options: object) -> None:
         """Scroll at once: an animation would fight with heights that are corrected on the way."""
         self._scroll_to(x, y, animate=False)
+
+    def action_scroll_end(self) -> None:
+        """Go to the end and stay there."""
+        self.follow = True
 
     # Textual
 

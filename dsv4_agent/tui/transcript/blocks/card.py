@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from rich.style import Style
 
 from dsv4_agent.tui.theme import Palette
 from dsv4_agent.tui.transcript.diff import diff_rows
-from dsv4_agent.tui.transcript.frame import Frame
-from dsv4_agent.tui.transcript.lines import folded_rows, limited, text_rows
+from dsv4_agent.tui.transcript.frame import Detail, Frame
+from dsv4_agent.tui.transcript.lines import folded_rows, more_row, text_rows
 from dsv4_agent.tui.transcript.rows import Row, Span, with_gutter
 from dsv4_agent.tui.transcript.wrapping import cells, cut
 from dsv4_agent.workbench.plain_text import plain_line
+
+_LEAST_OF_DIFF: Final = 12
+"""What was changed is worth more room than what was printed."""
 
 
 class State(Enum):
@@ -81,23 +85,28 @@ def card_rows(card: Card, frame: Frame) -> list[Row]:
     width = frame.inner - 2
     header, whole = _header(card, frame)
     body: list[Row] = []
-    if not whole and limit != 6:
-        lines = card.title.count("\n") + 1
-        body += limited(
-            text_rows(card.title, palette.text, width, words=False), limit, lines, palette.muted, width
-        )
+    if not whole and frame.detail is not Detail.FOLDED:
+        body += folded_rows(card.title, palette.text, palette.muted, width, limit)
     if card.note:
         body += text_rows(card.note, palette.warning, width)
     for change in card.changes:
-        if change.heading:
-            body.append(Row(((cut(plain_line(change.heading), width), palette.strong),)))
-        lines = change.diff.count("\n") + 1
-        body += limited(
-            iter(diff_rows(change.diff, change.path, width, palette)), limit, lines, palette.muted, width
-        )
+        body += _change_rows(change, limit, width, palette)
     if card.output.strip("\n"):
         body += folded_rows(card.output, palette.muted, palette.muted, width, limit)
     return [Row(header, sign), *with_gutter(body, bar, bar)]
+
+
+def _change_rows(change: Change, limit: int | None, width: int, palette: Palette) -> list[Row]:
+    heading = [Row(((cut(plain_line(change.heading), width), palette.strong),))] if change.heading else []
+    if limit is None:
+        return heading + diff_rows(change.diff, change.path, width, palette)
+    limit = max(limit, _LEAST_OF_DIFF)
+    lines = change.diff.rstrip("\n").split("\n")
+    rows = diff_rows("\n".join(lines[: limit + 1]), change.path, width, palette)
+    if len(rows) <= limit:
+        return heading + rows
+    begun = sum(row.joint == "\n" for row in rows[: limit + 1]) - 1
+    return [*heading, *rows[:limit], more_row(max(len(lines) - begun, 1), palette.muted, width)]
 
 
 def _header(card: Card, frame: Frame) -> tuple[tuple[Span, ...], bool]:

@@ -138,7 +138,7 @@ class _Layout:
     @property
     def room(self) -> int:
         """Cells for text behind the open levels."""
-        return max(self.width - self._indent(), _LEAST)
+        return min(max(self.width - self._indent(), _LEAST), self.width)
 
     def _indent(self) -> int:
         return sum(cells(level.rest[0]) for level in self._shown())
