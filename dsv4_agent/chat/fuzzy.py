@@ -1,7 +1,8 @@
 """Find what a few typed letters mean in a long list of paths or names.
 
 A query matches a text that holds its letters in order. The best of all alignments counts: letters at the
-start of a word, in the last part of a path and next to each other are worth more. Equal input gives equal output.
+start of a word, in the last part of a path and next to each other are worth more.
+Equal input gives equal output.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ def _locate(mention: Mention, workspace: Workspace, problems: list[str]) -> Loca
         try:
             located = workspace.locate(path)
         except ToolError as error:
-            if mention.quoted or "/" in path:
+            if mention.quoted or "/" in path or os.path.lexists(workspace.root / path):
                 problems.append(f"@{plain_line(path, 200)} was not attached: {_reason(error)}")
                 return None
             continue
