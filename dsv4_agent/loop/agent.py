@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from time import monotonic
 
 from dsv4_agent.backends.base import Backend, BackendEvent, GenerationRequest, ModelError
 from dsv4_agent.dsml.dialect import Thinking
-from dsv4_agent.dsml.events import ParsedCall, ParsedMessage
+from dsv4_agent.dsml.events import ParsedCall
 from dsv4_agent.loop.approval import Answer
 from dsv4_agent.loop.author import Author
 from dsv4_agent.loop.calls import CallRunner
-from dsv4_agent.loop.context import ContextMeter, RunFacts
+from dsv4_agent.loop.context import ContextMeter, RunFacts, entry_tokens
 from dsv4_agent.loop.event_json import to_json
 from dsv4_agent.loop.events import (
-    EXIT_CODES,
+    Compacted,
     Event,
     Init,
     ItemCompleted,
@@ -32,6 +31,7 @@ from dsv4_agent.loop.events import (
     ItemStatus,
     Notice,
     PermissionDenied,
+    PrefixBreak,
     Rewound,
     RunResult,
     Subtype,
@@ -40,7 +40,6 @@ from dsv4_agent.loop.events import (
     UserMessage,
 )
 from dsv4_agent.loop.events import FileChangeItem as FileChange
-from dsv4_agent.loop.facts import ModelInfo
 from dsv4_agent.loop.guards import (
     BudgetGuard,
     CallOutcome,
@@ -58,13 +57,14 @@ from dsv4_agent.loop.guards import (
 )
 from dsv4_agent.loop.interrupt import Interrupt, InterruptedRunError
 from dsv4_agent.loop.preset import Preset
+from dsv4_agent.loop.reports import init_event, result_event
 from dsv4_agent.loop.sampling import TurnSampler
 from dsv4_agent.loop.toolbox import Toolbox
 from dsv4_agent.permissions.decision import Policy
 from dsv4_agent.session.journal import JournalError
 from dsv4_agent.session.session import Session
 from dsv4_agent.session.transcript import EntryKind
-from dsv4_agent.version import __version__
+from dsv4_prompts import prompt as prompt_text
 
 _log = logging.getLogger(__name__)
 
@@ -156,6 +156,45 @@ class Agent:
         Cancelling the task ends the run at once, without a `RunResult`; processes are gone and what had been
         sampled is in the journal when the cancellation returns.
         """
+        async with aclosing(self._conduct(lambda run: self._run(prompt, note, run))) as events:
+            async for event in events:
+                yield event
+
+    async def compact(self, wishes: str = "") -> AsyncGenerator[Event, None]:
+        """Have the model sum up the conversation and go on from that; events as of a run.
+
+        What comes of it is `Compacted`; without that event everything is as it was. `wishes` says what the
+        summary should keep.
+        """
+        async with aclosing(self._conduct(lambda run: self._compact(wishes, run))) as events:
+            async for event in events:
+                yield event
+
+    def opening_price(self, preset: Preset) -> int:
+        """Tokens that to compute again under another preset; 0 where the opening stays the same."""
+        entries = self.session.transcript.entries
+        opening = replace(self._author, preset=preset).opening()
+        return 0 if not entries or entries[0].segments == opening.segments else self._meter.used
+
+    def use(self, preset: Preset) -> PrefixBreak | None:
+        """Between runs: sample under another preset (same tools, same format) from now on.
+
+        What that costs is `opening_price`; where it is not 0, the break is recorded and returned.
+        """
+        price = self.opening_price(preset)
+        self._preset = preset
+        self._author = replace(self._author, preset=preset)
+        if price == 0:
+            return None
+        event = PrefixBreak("another opening", price)
+        self._record(event)
+        self.session.replace_prompt(self._author.opening())
+        return event
+
+    async def _conduct(
+        self, work: Callable[[RunState], AsyncGenerator[Event, None]]
+    ) -> AsyncGenerator[Event, None]:
+        """Do one run's work with its guards and deadline; whatever happens, its result comes last."""
         run = RunState()
         self._guards = (
             BudgetGuard(self._limits),
@@ -169,7 +208,7 @@ class Agent:
         self._interrupt.deadline = None if limit is None else run.started + limit
         ending, error = Subtype.SUCCESS, None
         try:
-            async with aclosing(self._run(prompt, note, run)) as events:
+            async with aclosing(work(run)) as events:
                 async for event in events:
                     self._note(run, event)
                     yield self._record(event)
@@ -208,6 +247,28 @@ class Agent:
             for text in said:
                 yield UserMessage(text)
 
+    async def _compact(self, wishes: str, run: RunState) -> AsyncGenerator[Event, None]:
+        before = self._meter.used
+        if not self.session.prompts:
+            raise _StoppedError(Subtype.INPUT, "there is nothing to compact yet")
+        yield PrefixBreak("compaction", before - entry_tokens(self.session.transcript.entries[0]))
+        mark = len(self.session.prompts)
+        self._author.open("\n\n".join(filter(None, (prompt_text("compaction"), wishes))))
+        try:
+            sampler = self._sampler()
+            async with aclosing(self._sampled(sampler, self._room(run), run)) as events:
+                async for event in events:
+                    yield event
+            summary = run.answer
+            if not summary:
+                raise ModelError("the model gave no summary: try /compact again, or start a new session")
+        except BaseException:
+            self.session.rewind(mark)
+            raise
+        self.session.compact(summary)
+        self._meter.rewound()
+        yield Compacted(summary, before, self._meter.used)
+
     async def _turn(self, run: RunState) -> AsyncGenerator[Event, None]:
         """One assistant turn and its calls. Leaves `_outcome` and `_pending` (result texts) behind."""
         turn = self.session.transcript.turn + 1
@@ -216,32 +277,11 @@ class Agent:
         room = self._room(run)
         run.turns += 1
         yield TurnStarted(turn)
-        sampler = TurnSampler(
-            turn,
-            self._toolbox.schemas,
-            thinking=self._preset.thinking is Thinking.THINKING,
-            vocabulary=self._backend.vocabulary,
-            new_id=self._new_id,
-        )
-        try:
-            async with aclosing(self._sample(sampler, room)) as events:
-                async for event in events:
-                    yield event
-        except InterruptedRunError:
-            self._keep(sampler)
-            for event in self._closing:
+        sampler = self._sampler()
+        async with aclosing(self._sampled(sampler, room, run)) as events:
+            async for event in events:
                 yield event
-            raise
-        except BaseException:
-            self._keep(sampler)
-            raise
-        message = self._keep(sampler)
-        for event in self._closing:
-            yield event
-        usage = sampler.run_usage(message)
-        run.usage += usage
-        run.answer = message.content.strip() or run.answer
-        yield self._meter.update(sampler)
+        message = sampler.message
         self._pending = [f"Error: {text}" for text in message.errors]
         # What could not be read as a call counts as one, so that the repeat guard sees it.
         done = [CallOutcome("unreadable", {}, text, changed=False) for text in self._pending]
@@ -254,7 +294,35 @@ class Agent:
                 self._pending.append(self._calls.outcome.result)
         self._outcome = TurnOutcome(message.content, tuple(done), message.truncated, follows_results)
         speeds = sampler.speeds()
-        yield TurnCompleted(turn, usage, speeds.prefill, speeds.decode)
+        yield TurnCompleted(turn, sampler.run_usage(), speeds.prefill, speeds.decode)
+
+    def _sampler(self) -> TurnSampler:
+        return TurnSampler(
+            self.session.transcript.turn + 1,
+            self._toolbox.schemas,
+            thinking=self._preset.thinking is Thinking.THINKING,
+            vocabulary=self._backend.vocabulary,
+            new_id=self._new_id,
+        )
+
+    async def _sampled(self, sampler: TurnSampler, room: int, run: RunState) -> AsyncGenerator[Event, None]:
+        """Sample a turn and make it part of the transcript, however it ends."""
+        try:
+            async with aclosing(self._sample(sampler, room)) as events:
+                async for event in events:
+                    yield event
+        except InterruptedRunError:
+            for event in self._keep(sampler):
+                yield event
+            raise
+        except BaseException:
+            self._keep(sampler)
+            raise
+        for event in self._keep(sampler):
+            yield event
+        run.usage += sampler.run_usage()
+        run.answer = sampler.message.content.strip() or run.answer
+        yield self._meter.update(sampler)
 
     async def _sample(self, sampler: TurnSampler, room: int) -> AsyncGenerator[Event, None]:
         preset = self._preset
@@ -289,13 +357,12 @@ class Agent:
             async for event in events:
                 yield event
 
-    def _keep(self, sampler: TurnSampler) -> ParsedMessage:
-        """Make what was sampled part of the transcript, however the turn ended."""
-        message, self._closing = sampler.finish()
-        entry = sampler.entry(message)
+    def _keep(self, sampler: TurnSampler) -> list[Event]:
+        closing = sampler.finish()
+        entry = sampler.entry()
         if entry.segments:
             self.session.append(entry, sync=True)
-        return message
+        return closing
 
     def _room(self, run: RunState) -> int:
         """Tokens the model may sample now. Raises `_StoppedError` where the window is full."""
@@ -327,45 +394,16 @@ class Agent:
         return event
 
     def _init(self) -> Init:
-        info, facts = self._backend.info, self._facts
-        return Init(
-            session_id=self.session.id,
-            dsv4_version=__version__,
-            model=ModelInfo(info.id, info.kind.value, info.context_window),
-            cwd=facts.cwd,
-            git=facts.git,
-            trusted=facts.trusted,
-            ignored_repo_config=facts.ignored_repo_config,
-            permission_mode=self.policy.mode.value,
-            sandbox=facts.sandbox,
-            tools=self._toolbox.names,
-            memory_files=facts.memory_files,
-            capabilities=facts.capabilities,
-        )
+        return init_event(self.session, self._backend.info, self._facts, self.policy, self._toolbox.names)
 
     def _result(self, run: RunState, ending: Subtype, error: str | None) -> Event:
-        result = RunResult(
-            subtype=ending,
-            is_error=ending is not Subtype.SUCCESS,
-            exit_code=EXIT_CODES[ending],
-            result=run.answer,
-            session_id=self.session.id,
-            num_turns=run.turns,
-            duration_ms=round((monotonic() - run.started) * 1000),
-            error=error,
-            usage=run.usage,
-            permission_denials=tuple(run.denials),
-            files_changed=tuple(run.files_changed),
-        )
+        result = result_event(self.session, run, ending, error)
         try:
             return self._record(result)
         except JournalError as failure:
             if ending is not Subtype.SUCCESS:
                 return result
-            failed = Subtype.INTERNAL
-            return replace(
-                result, subtype=failed, is_error=True, exit_code=EXIT_CODES[failed], error=str(failure)
-            )
+            return result_event(self.session, run, Subtype.INTERNAL, str(failure))
 
     def _new_id(self) -> str:
         return f"i{next(self._ids)}"

@@ -5,15 +5,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, get_args
 
 from dsv4_agent.loop.events import (
     CommandExecutionItem,
     Event,
     FileChangeItem,
     Item,
+    ItemCompleted,
     ItemStarted,
     ToolCallItem,
 )
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+_EVENTS: Mapping[str, Any] = {kind.type: kind for kind in get_args(Event)}
+_ITEMS: Mapping[str, Any] = {kind.type: kind for kind in get_args(Item)}
 
 
 def to_json(event: Event) -> dict[str, object]:
@@ -21,6 +30,35 @@ def to_json(event: Event) -> dict[str, object]:
     if isinstance(event, ItemStarted):
         return {"type": event.type, "item": _started(event.item)}
     return _object(event)
+
+
+def from_json(value: Mapping[str, object]) -> Event | None:
+    """The event of a published object; None for a type that this version doesn't know.
+
+    Raises `ValueError` for an object of a known type that lacks or garbles a field.
+    """
+    kind = _EVENTS.get(str(value.get("type")))
+    if kind is None:
+        return None
+    if kind not in (ItemStarted, ItemCompleted):
+        event: Event = _read(kind, value)
+        return event
+    item = value.get("item")
+    if not isinstance(item, Mapping):
+        raise ValueError(f"{kind.type} without an item")
+    item_kind = _ITEMS.get(str(item.get("type")))
+    return None if item_kind is None else kind(_read(item_kind, item))
+
+
+def _read(kind: type, value: Mapping[str, object]) -> Any:
+    return _adapter(kind).validate_python({key: entry for key, entry in value.items() if key != "type"})
+
+
+@lru_cache(maxsize=64)
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _started(item: Item) -> dict[str, object]:

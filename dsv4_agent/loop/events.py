@@ -7,7 +7,8 @@ One stream, one direction (headless contract, F2). Order within a run::
 
 An item is started once and completed once, under the same id; its deltas lie between. A denied call is
 ItemStarted, PermissionDenied, ItemCompleted(status=declined); a call that a person is asked about has an
-ApprovalRequested after its ItemStarted. Between runs there can be a Rewound. `event_json` gives the published
+ApprovalRequested after its ItemStarted. Between runs there can be a Rewound; a run that compacts
+has a PrefixBreak, one turn, and a Compacted. `event_json` gives the published
 JSON form.
 """
 
@@ -286,6 +287,16 @@ class Rewound:
 
 
 @dataclass(frozen=True, slots=True)
+class Compacted:
+    """Of the conversation only `summary` is left behind the opening; sizes are in tokens."""
+
+    type: ClassVar[str] = "compacted"
+    summary: str
+    tokens_before: int
+    tokens_after: int
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """The loop did something a person would want to know: a guard's note, a repaired call, a cut answer."""
 
@@ -339,6 +350,7 @@ Event = (
     | ContextUpdated
     | PrefixBreak
     | Rewound
+    | Compacted
     | Notice
     | TurnCompleted
     | RunResult

@@ -46,7 +46,7 @@ class Speeds:
 
 
 class TurnSampler:
-    """Collects one assistant turn. Feed it the backend's events, then `finish` once."""
+    """Collects one assistant turn. Feed it the backend's events, then `finish` once, which sets `message`."""
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class TurnSampler:
         self.kv_bytes: Mapping[str, int] = {}
         self.reason = FinishReason.INTERRUPTED
         self.finished = False
+        self.message = ParsedMessage("", "")
         self._parser = StreamParser(tools, thinking=thinking, vocabulary=vocabulary)
         self._vocabulary = vocabulary
         self._end_think = vocabulary.id_of(END_THINK) if vocabulary is not None else None
@@ -96,10 +97,10 @@ class TurnSampler:
                 self.grammar, self.kv_bytes = grammar, kv_bytes
         return []
 
-    def finish(self) -> tuple[ParsedMessage, list[Event]]:
-        """End the turn with the reason the backend gave (interrupted if it never did)."""
+    def finish(self) -> list[Event]:
+        """End the turn with the reason the backend gave (interrupted if it never did); sets `message`."""
         self._last = monotonic()
-        message = self._parser.finish(self.reason)
+        message = self.message = self._parser.finish(self.reason)
         events = self._close(message)
         events.extend(Notice("repair", f"{repair.kind}: {repair.detail}") for repair in message.repairs)
         if self.grammar is not None:
@@ -107,11 +108,11 @@ class TurnSampler:
             events.append(Notice("grammar", f"{broken} of {tokens} tokens in tool calls break the grammar"))
         if any(call.from_reasoning for call in message.calls):
             events.append(Notice("call_from_reasoning", "a tool call came from inside the reasoning"))
-        return message, events
+        return events
 
-    def entry(self, message: ParsedMessage) -> Entry:
+    def entry(self) -> Entry:
         """The turn as a transcript entry: the sampled ids themselves, never a rendering of `message`."""
-        text = self.text
+        text, message = self.text, self.message
         shown: dict[str, object] = {"role": "assistant", "content": message.content}
         if message.reasoning:
             shown["reasoning_content"] = message.reasoning
@@ -124,7 +125,7 @@ class TurnSampler:
             None if self._text or self._vocabulary is None else tuple(self._ids),
             (shown,),
             closed=text.endswith(EOS),
-            reasoning_tokens=self.reasoning_tokens(message),
+            reasoning_tokens=self._reasoning_tokens(),
         )
 
     @property
@@ -134,16 +135,16 @@ class TurnSampler:
             return "".join(self._text)
         return b"".join(self._vocabulary.token_bytes(token) for token in self._ids).decode("utf-8", "replace")
 
-    def reasoning_tokens(self, message: ParsedMessage) -> int:
+    def _reasoning_tokens(self) -> int:
         """Tokens before `</think>`, counted where there are ids, else estimated."""
-        return self._reasoning_ids if self._ids else estimate_tokens(message.reasoning)
+        return self._reasoning_ids if self._ids else estimate_tokens(self.message.reasoning)
 
-    def run_usage(self, message: ParsedMessage) -> Usage:
+    def run_usage(self) -> Usage:
         """The turn's usage; an interrupted turn counts what was sampled."""
         usage = self.usage
         output = usage.output_tokens or len(self._ids) or estimate_tokens(self.text)
         cached = self.synced.reused if self.synced else usage.cached_input_tokens
-        return Usage(usage.input_tokens, cached, output, self.reasoning_tokens(message))
+        return Usage(usage.input_tokens, cached, output, self._reasoning_tokens())
 
     def speeds(self) -> Speeds:
         """Measured speeds of a token backend."""

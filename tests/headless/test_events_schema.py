@@ -13,7 +13,7 @@ from dsv4_agent.headless.schemas import events_schema
 from dsv4_agent.headless.standard_output import json_line
 from dsv4_agent.loop import events as e
 from dsv4_agent.loop import facts
-from dsv4_agent.loop.event_json import to_json
+from dsv4_agent.loop.event_json import from_json, to_json
 
 GOLDEN = Path(__file__).parent / "golden_events.jsonl"
 SCHEMA = jsonschema.Draft202012Validator(events_schema())
@@ -62,6 +62,7 @@ EXAMPLES: dict[str, e.Event] = {
     ),
     "prefix.break": e.PrefixBreak("effort changed", 512),
     "rewound": e.Rewound(1),
+    "compacted": e.Compacted("all is well", 900, 90),
     "notice": e.Notice("repair", "closed a tag"),
     "turn.completed": e.TurnCompleted(1, USAGE, 9000.0, None),
     "result": e.RunResult(
@@ -86,6 +87,20 @@ def test_every_event_is_as_published(name: str) -> None:
     shown = json.loads(json_line(to_json(EXAMPLES[name])))
     assert shown == golden()[name]
     SCHEMA.validate(shown)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_event_can_be_read_back(name: str) -> None:
+    assert from_json(golden()[name]) == EXAMPLES[name]
+
+
+def test_what_is_unknown_is_none_and_what_is_garbled_is_an_error() -> None:
+    assert from_json({"type": "from.the.future"}) is None
+    assert from_json({"type": "item.completed", "item": {"type": "from.the.future", "id": "i1"}}) is None
+    with pytest.raises(ValueError):
+        from_json({"type": "turn.started", "turn": "one"})
+    with pytest.raises(ValueError):
+        from_json({"type": "item.completed"})
 
 
 def test_there_is_an_example_of_every_type() -> None:
