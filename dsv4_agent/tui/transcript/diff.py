@@ -11,6 +11,7 @@ from rich.style import Style
 from textual.strip import Strip
 
 from dsv4_agent.tui.theme import Palette
+from dsv4_agent.tui.transcript.frame import NARROWEST
 from dsv4_agent.tui.transcript.highlight import highlighted
 from dsv4_agent.tui.transcript.rows import Row, Span, strips
 from dsv4_agent.tui.transcript.wrapping import expand, wrap_spans
@@ -31,7 +32,7 @@ class _Line:
 
 def render_diff(diff: str, path: str, width: int, theme: Palette) -> list[Strip]:
     """The strips, `width` cells each, of a unified diff without file headers. Safe for any text."""
-    return strips(diff_rows(diff, path, width, theme), width)
+    return strips(diff_rows(diff, path, max(width, NARROWEST), theme), width)
 
 
 def diff_rows(diff: str, path: str, width: int, palette: Palette) -> list[Row]:

@@ -75,6 +75,7 @@ class Card:
     note: str = ""
     output: str = ""
     changes: tuple[Change, ...] = ()
+    foot: str = ""
 
 
 def card_rows(card: Card, frame: Frame) -> list[Row]:
@@ -93,6 +94,8 @@ def card_rows(card: Card, frame: Frame) -> list[Row]:
         body += _change_rows(change, limit, width, palette)
     if card.output.strip("\n"):
         body += folded_rows(card.output, palette.muted, palette.muted, width, limit)
+    if card.foot:
+        body += text_rows(card.foot, palette.muted, width)
     return [Row(header, sign), *with_gutter(body, bar, bar)]
 
 
@@ -117,7 +120,7 @@ def _header(card: Card, frame: Frame) -> tuple[tuple[Span, ...], bool]:
         counts.append((f"  +{card.added}", palette.added))
     if card.removed is not None:
         counts.append((f" -{card.removed}", palette.removed))
-    facts = [fact for fact in card.facts if fact]
+    facts = [plain_line(fact, 60) for fact in card.facts if fact]
     tail: list[Span] = [*counts, (f"  {card.state.word}", card.state.style(palette))]
     if facts:
         tail.append((" · " + " · ".join(facts), palette.muted))

@@ -72,8 +72,9 @@ class ToolBlock:
                 if item.exit_code and card.state is State.DONE:
                     card = replace(card, state=State.FAILED)
                 if item.output_truncated:
-                    where = f", in full in {item.output_path}" if item.output_path else ""
-                    card = replace(card, facts=(*card.facts, f"output cut{where}"))
+                    card = replace(card, facts=(*card.facts, "output cut"))
+                if item.output_path:
+                    card = replace(card, foot=f"all of it is in {item.output_path}")
             case FileChangeItem():
                 card = self._file_change(item, took)
             case ToolCallItem():
