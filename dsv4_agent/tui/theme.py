@@ -160,7 +160,7 @@ def palette_for(theme: Theme, *, no_color: bool = False) -> Palette:
     primary, secondary, accent = color(theme.primary), color(theme.secondary), color(theme.accent)
     success, warning, error = color(theme.success), color(theme.warning), color(theme.error)
     # The high-contrast theme keeps 7:1 for secondary text as well; the calm ones go down to about 5:1.
-    muted = background.blend(text, 0.8 if theme.text_alpha == 1.0 else 0.62)
+    muted = background.blend(text, 0.8 if theme.text_alpha == 1.0 else 0.7)
     tint = 0.14 if theme.dark else 0.11
     return Palette(
         text=_style(text),

@@ -104,6 +104,19 @@ class Projection:
         self._open.clear()
         return closed
 
+    def last_answer(self) -> str:
+        """The last thing that the model said; empty if there is none."""
+        for block in reversed(self.blocks):
+            if isinstance(block, AnswerBlock | LiveAnswer) and (said := block.text()):
+                return said
+        return ""
+
+    def text(self, all: bool) -> str:
+        """Turns and answers; with `all` the other blocks as well. A blank line between blocks."""
+        talk = (UserBlock, AnswerBlock, LiveAnswer)
+        blocks = (block for block in self.blocks if all or isinstance(block, talk))
+        return "\n\n".join(filter(None, (block.text() for block in blocks)))
+
     def _start(self, item: Item) -> list[int]:
         self._open[item.id] = len(self.blocks)
         match item:

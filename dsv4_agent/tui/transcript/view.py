@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from rich.style import Style
 from textual import events
@@ -21,22 +21,18 @@ from textual.reactive import var
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
-from textual.timer import Timer
 
 from dsv4_agent.loop.events import Event
 from dsv4_agent.tui.theme import PLAIN, palette_for
 from dsv4_agent.tui.transcript import selection as selecting
-from dsv4_agent.tui.transcript.blocks.answer import AnswerBlock, LiveAnswer
 from dsv4_agent.tui.transcript.blocks.block import Block
 from dsv4_agent.tui.transcript.blocks.notice import NoticeBlock
 from dsv4_agent.tui.transcript.blocks.shell import ShellBlock
 from dsv4_agent.tui.transcript.blocks.user import UserBlock
 from dsv4_agent.tui.transcript.frame import Detail, Frame
+from dsv4_agent.tui.transcript.pace import Pace
 from dsv4_agent.tui.transcript.projection import Projection, UserShown
 from dsv4_agent.tui.transcript.sheet import Sheet
-
-_PERIOD: Final = 1 / 30
-_TICK: Final = 1.0
 
 
 class TranscriptView(ScrollView, can_focus=True):
@@ -93,9 +89,7 @@ class TranscriptView(ScrollView, can_focus=True):
         self._settling = False
         self._reported = (True, 0)
         self._touched: set[int] = set()
-        self._flushed = float("-inf")
-        self._flush_timer: Timer | None = None
-        self._tick_timer: Timer | None = None
+        self._pace = Pace(self, self._flush, lambda: self._touch(self._projection.live))
 
     # What comes in
 
@@ -157,16 +151,11 @@ class TranscriptView(ScrollView, can_focus=True):
 
     def last_answer(self) -> str:
         """The last thing that the model said, as Markdown source made harmless; empty if there is none."""
-        for block in reversed(self._projection.blocks):
-            if isinstance(block, AnswerBlock | LiveAnswer) and (said := block.text()):
-                return said
-        return ""
+        return self._projection.last_answer()
 
     def text(self, all: bool) -> str:
         """The session as plain text: turns and answers; with `all` thinking, tools and notices too."""
-        talk = (UserBlock, AnswerBlock, LiveAnswer)
-        blocks = (block for block in self._projection.blocks if all or isinstance(block, talk))
-        return "\n\n".join(filter(None, (block.text() for block in blocks)))
+        return self._projection.text(all)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -184,18 +173,11 @@ class TranscriptView(ScrollView, can_focus=True):
 
     def _touch(self, indices: Iterable[int]) -> None:
         self._touched.update(indices)
-        if not self._touched or self._flush_timer is not None or not self.is_attached:
-            return
-        wait = self._flushed + _PERIOD - time.monotonic()
-        if wait > 0:
-            self._flush_timer = self.set_timer(wait, self._flush)
-        else:
-            self._flush()
+        if self._touched and self.is_attached:
+            self._pace.ask()
 
     def _flush(self) -> None:
         """Lay out what was touched, put the screen back on its place, draw."""
-        self._flush_timer = None
-        self._flushed = time.monotonic()
         self._sheet.tick(self._clock())
         live = self._projection.live
         first, last = self._near()
@@ -205,7 +187,7 @@ class TranscriptView(ScrollView, can_focus=True):
         self._touched.clear()
         self._settle()
         self.refresh()
-        self._run_tick_timer()
+        self._pace.keep_ticking(bool(live))
 
     def _near(self) -> tuple[int, int]:
         """First and last block of the screen and of one screen around it."""
@@ -214,14 +196,6 @@ class TranscriptView(ScrollView, can_focus=True):
         if self.follow:
             return heights.find(top - height)[0], len(self._projection.blocks)
         return heights.find(top - height)[0], heights.find(top + 2 * height)[0]
-
-    def _run_tick_timer(self) -> None:
-        live = bool(self._projection.live) and self.is_attached
-        if live and self._tick_timer is None:
-            self._tick_timer = self.set_interval(_TICK, lambda: self._touch(self._projection.live))
-        elif not live and self._tick_timer is not None:
-            self._tick_timer.stop()
-            self._tick_timer = None
 
     # Layout and position
 
@@ -243,7 +217,7 @@ class TranscriptView(ScrollView, can_focus=True):
             self._anchor = (place.block, self._sheet.row_of(place))
         self._settle()
         self.refresh()
-        self._run_tick_timer()
+        self._pace.keep_ticking(bool(self._projection.live) and self.is_attached)
 
     def _settle(self) -> None:
         """Make heights near the screen exact, then scroll to the anchor or to the end."""

@@ -76,12 +76,10 @@ def _reach(line: str, start: int, width: int) -> int:
 
 
 def _word_end(line: str, start: int, end: int) -> int:
-    if line[end] == " ":
-        return end
-    space = line.rfind(" ", start, end)
-    if space < 0 or not line[start:space].strip():
-        return end
-    return start + len(line[start:space].rstrip())
+    """The end of the last whole word before `end`; `end` itself inside a word as long as the row."""
+    space = end if line[end] == " " else line.rfind(" ", start, end)
+    words = line[start:space].rstrip() if space >= 0 else ""
+    return start + len(words) if words else end
 
 
 def wrap(line: str, style: Style, width: int, *, words: bool = True) -> Iterator[Row]:

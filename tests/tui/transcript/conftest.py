@@ -53,6 +53,13 @@ def read(lines):
 class Host(App[None]):
     """Nothing but a transcript. Its clock stands still, so that no duration differs."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions: list[tuple[bool, int]] = []
+
+    def on_transcript_view_position_changed(self, message: TranscriptView.PositionChanged) -> None:
+        self.positions.append((message.follow, message.lines_below))
+
     def compose(self) -> ComposeResult:
         yield TranscriptView(clock=lambda: 100.0)
 

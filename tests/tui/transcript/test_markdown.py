@@ -70,7 +70,7 @@ def test_a_narrow_table_wraps_its_wide_column() -> None:
     text = "| key | text |\n|---|---|\n| a | some words that are too long |"
     assert lines(text, 25) == [
         "key │ text",
-        "────┼───────────────────",
+        "────┼────────────────────",
         "a   │ some words that are",
         "    │ too long",
     ]
