@@ -110,7 +110,7 @@ class Agent:
         self._ids = itertools.count(1)
         self._meter = ContextMeter(session, backend.info.context_window, preset.system_prompt)
         self._pending: list[str] = []
-        self._steering: list[str] = []
+        self._steering: list[tuple[str, str | None]] = []
         self._author = Author(session, backend, preset, toolbox.functions, facts)
         self._calls = CallRunner(session, toolbox, policy, self._interrupt, self._new_id)
 
@@ -131,12 +131,15 @@ class Agent:
         """Answer an `ApprovalRequested`; False where nobody waits for it (any more)."""
         return self._calls.approvals.answer(id, answer)
 
-    def steer(self, text: str) -> None:
-        """Say something to the model while it works: it reads it with the next results, or goes on for it."""
-        self._steering.append(text)
+    def steer(self, text: str, note: str | None = None) -> None:
+        """Say something to the model while it works: it reads it with the next results, or goes on for it.
 
-    def take_steering(self) -> list[str]:
-        """What was said by `steer` and not read before the run ended."""
+        `note` is for the model only, as in `run`.
+        """
+        self._steering.append((text, note))
+
+    def take_steering(self) -> list[tuple[str, str | None]]:
+        """What was said by `steer` and has not been read; it is forgotten here."""
         taken, self._steering = self._steering, []
         return taken
 
@@ -241,10 +244,11 @@ class Agent:
                 yield Notice(verdict.kind, verdict.text)
             elif not self._pending and not said:
                 return
-            notes = [verdict.text] if isinstance(verdict, Inject) else []
-            self._author.answer(self._pending, "\n\n".join((*notes, *said)) or None)
+            words = [verdict.text] if isinstance(verdict, Inject) else []
+            words += [word for text, note in said for word in (note, text) if word]
+            self._author.answer(self._pending, "\n\n".join(words) or None)
             self._pending = []
-            for text in said:
+            for text, _ in said:
                 yield UserMessage(text)
 
     async def _compact(self, wishes: str, run: RunState) -> AsyncGenerator[Event, None]:

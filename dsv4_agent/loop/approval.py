@@ -10,11 +10,11 @@ from dsv4_agent.permissions.rules import Rule
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Yes or no to one call. `reason` of a no is told to the model; `rule` of a yes holds from now on."""
+    """Yes or no to one call. `reason` of a no is told to the model; `rules` of a yes hold from now on."""
 
     allowed: bool
     reason: str = ""
-    rule: Rule | None = None
+    rules: tuple[Rule, ...] = ()
 
 
 class Approvals:

@@ -40,7 +40,7 @@ INTERRUPTED = "Error: interrupted; it may have taken effect in part."
 class CallRunner:
     """Runs the calls of a session one after the other. `outcome` is the last finished call's.
 
-    `policy` may be exchanged between calls; an answer with a rule adds to it.
+    `policy` may be exchanged between calls; an answer with rules adds to it.
     """
 
     session: Session
@@ -117,8 +117,7 @@ class CallRunner:
         if not answer.allowed:
             reason = f"the user refused it: {answer.reason}" if answer.reason else "the user refused it"
             return Decision(Outcome.DENY, decision.rule, "user", reason)
-        if answer.rule is not None:
-            self.policy = replace(self.policy, allow=(*self.policy.allow, answer.rule))
+        self.policy = replace(self.policy, allow=(*self.policy.allow, *answer.rules))
         return Decision(Outcome.ALLOW, None, "user", "the user allowed it")
 
 

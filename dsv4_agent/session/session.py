@@ -199,6 +199,10 @@ class Session:
         self._journal.write("opening", entry.to_json(), sync=True)
         self.transcript.replace_prompt(entry)
 
+    def rename(self, title: str) -> None:
+        """Put a title of the user's on record. Raises `JournalError`."""
+        self._journal.write("title", {"title": title})
+
     def record_event(self, event: Mapping[str, object], *, sync: bool = False) -> None:
         """Journal an event that front ends are about to see. Raises `JournalError`."""
         self._journal.write("event", event, sync=sync)

@@ -58,6 +58,14 @@ class Changes:
         return {"files": len(self.files), "insertions": self.insertions, "deletions": self.deletions}
 
 
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Files that were put back, and those left alone because somebody changed them since."""
+
+    files: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
 def _environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     fixed = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_PAGER": "cat", "GIT_EDITOR": "true"}
@@ -65,14 +73,14 @@ def _environment(extra: dict[str, str] | None = None) -> dict[str, str]:
 
 
 def _git(
-    cwd: Path, *arguments: str, environment: dict[str, str] | None = None
+    cwd: Path, *arguments: str, environment: dict[str, str] | None = None, given: bytes | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(
             ["git", *_SAFE, *arguments],
             cwd=cwd,
             env=_environment(environment),
-            stdin=subprocess.DEVNULL,
+            input=given or b"",
             capture_output=True,
             timeout=_TIMEOUT,
             check=False,
@@ -113,7 +121,7 @@ class Repository:
             if self.recorded:
                 self._prepare()
                 staged = self._staged()
-                self._base = self._snapshot()
+                self._base = self.snapshot()
                 self.dirty = self._is_dirty(staged)
         except BaseException:
             self.close()
@@ -125,8 +133,11 @@ class Repository:
 
     def changes(self) -> Changes:
         """Everything that differs from the first snapshot now; `recorded` says whether there is one."""
-        now = self._snapshot()
-        numbers = self._in_shadow("diff-tree", "-r", "--numstat", "-z", "--no-renames", self._base, now)
+        return self.between(self._base, self.snapshot())
+
+    def between(self, base: str, now: str) -> Changes:
+        """What differs between two snapshots."""
+        numbers = self._in_shadow("diff-tree", "-r", "--numstat", "-z", "--no-renames", base, now)
         files: list[str] = []
         inserted = deleted = 0
         for record in numbers.split(b"\0"):
@@ -138,7 +149,7 @@ class Repository:
             deleted += int(minus) if minus != b"-" else 0
         patch = self._in_shadow(
             "diff-tree", "-r", "-p", "-M", "--binary", "--full-index", "--no-ext-diff", "--no-textconv",
-            "--no-color", "--src-prefix=a/", "--dst-prefix=b/", self._base, now,
+            "--no-color", "--src-prefix=a/", "--dst-prefix=b/", base, now,
         )  # fmt: skip
         return Changes(tuple(sorted(files)), inserted, deleted, patch)
 
@@ -152,6 +163,32 @@ class Repository:
             span = f"{self.head}..{head}" if self.head else head
             commits = tuple((_line(self.root, "rev-list", "--reverse", span) or "").split())
         return GitOutcome(self.head, head, commits, changes.diffstat())
+
+    def restore(self, before: str, after: str) -> Restored:
+        """Put files that changed from `before` to `after` back, but for those that changed again since.
+
+        Raises `RunFailure` (54) where git can't write them; what it wrote by then stays.
+        """
+        now = self._blobs(self.snapshot())
+        old, new = self._blobs(before), self._blobs(after)
+        changed = [path for path in sorted({*old, *new}) if old.get(path) != new.get(path)]
+        mine = [path for path in changed if now.get(path) == new.get(path)]
+        back = b"".join(path + b"\0" for path in mine if path in old)
+        if back:
+            names = ("--pathspec-from-file=-", "--pathspec-file-nul")
+            done = self._run_in_shadow("checkout", "-q", before, *names, given=back, literal=True)
+            self._check(done, "checkout")
+        for path in mine:
+            if path not in old:
+                (self.root / os.fsdecode(path)).unlink(missing_ok=True)
+        kept = [path for path in changed if path not in mine]
+        return Restored(*(tuple(os.fsdecode(path) for path in paths) for paths in (mine, kept)))
+
+    def _blobs(self, tree: str) -> dict[bytes, bytes]:
+        """Path -> mode and content id of every file of a snapshot."""
+        rows = self._in_shadow("ls-tree", "-r", "-z", "--full-tree", tree).split(b"\0")
+        pairs = (row.split(b"\t", 1) for row in rows if row)
+        return {path: what for what, path in pairs}
 
     def close(self) -> None:
         """Remove the throw-away git directory."""
@@ -201,8 +238,11 @@ class Repository:
             return bool(self._in_shadow("ls-tree", self._base))
         return {staged, self._base} != {_line(self.root, "rev-parse", "HEAD^{tree}")}
 
-    def _snapshot(self) -> str:
-        """The work tree as a tree id. Unreadable files are left out, on both sides alike."""
+    def snapshot(self) -> str:
+        """The work tree now, as a tree id. Unreadable files are left out, on both sides alike.
+
+        Raises `RunFailure` (54) where it can't be recorded; needs `recorded`.
+        """
         self._leave_out_large_files()
         added = self._run_in_shadow("add", "-A", "--ignore-errors", ".")
         if added.returncode != 0 and b"index" in added.stderr:
@@ -222,9 +262,13 @@ class Repository:
     def _in_shadow(self, *arguments: str) -> bytes:
         return self._check(self._run_in_shadow(*arguments), arguments[0])
 
-    def _run_in_shadow(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    def _run_in_shadow(
+        self, *arguments: str, given: bytes | None = None, literal: bool = False
+    ) -> subprocess.CompletedProcess[bytes]:
         place = {"GIT_DIR": str(self._shadow), "GIT_WORK_TREE": str(self.root)}
-        return _git(self.root, *arguments, environment=place)
+        if literal:
+            place["GIT_LITERAL_PATHSPECS"] = "1"
+        return _git(self.root, *arguments, environment=place, given=given)
 
     @staticmethod
     def _check(done: subprocess.CompletedProcess[bytes], name: str) -> bytes:

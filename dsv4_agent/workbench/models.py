@@ -41,15 +41,28 @@ def open_model(options: ModelOptions) -> OpenedModel:
     return _with_options(backend, nano_preset() if is_nano else default_preset(), options)
 
 
+def with_effort(preset: Preset, effort: Effort) -> Preset:
+    """The preset with another effort. Raises `RunFailure` for a model that has only one."""
+    if preset.name == NANO:
+        cause = "the built-in model was trained with one way of thinking"
+        raise RunFailure(Subtype.CONFIG, cause, "Effort is for real V4 models.")
+    if effort is Effort.OFF:
+        return replace(preset, thinking=Thinking.CHAT, effort=None)
+    return replace(preset, thinking=Thinking.THINKING, effort=effort.value)
+
+
+def effort_of(preset: Preset) -> str:
+    """How hard a preset thinks, in a word for people."""
+    return Effort.OFF.value if preset.thinking is Thinking.CHAT else preset.effort or "default"
+
+
 def _with_options(backend: Backend, preset: Preset, options: ModelOptions) -> OpenedModel:
     notes: list[str] = []
     preset = replace(preset, grammar=options.grammar)
     if options.effort is not None and preset.name == NANO:
         notes.append("the built-in model was trained with one way of thinking: --effort has no effect")
-    elif options.effort is Effort.OFF:
-        preset = replace(preset, thinking=Thinking.CHAT)
     elif options.effort is not None:
-        preset = replace(preset, effort=options.effort.value)
+        preset = with_effort(preset, options.effort)
     if options.temperature is not None:
         preset = replace(preset, temperature=options.temperature)
     if options.top_p is not None:

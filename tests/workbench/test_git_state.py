@@ -203,3 +203,50 @@ def test_the_snapshot_of_a_killed_run_is_removed_by_the_next(
         f"dsv4-snapshot-{os.getpid()}-alive",
         "dsv4-snapshot-other",
     ]
+
+
+def test_restoring_takes_back_a_run_and_nothing_else(place: Path) -> None:
+    (place / "gone.txt").write_text("x\n")
+    (place / "tool.sh").write_text("#!/bin/sh\n")
+    (place / "tool.sh").chmod(0o755)
+    (place / "link").symlink_to("a.txt")
+    repository = Repository(place)
+    before = repository.snapshot()
+    (place / "a.txt").write_text("changed\n")
+    (place / "gone.txt").unlink()
+    (place / "tool.sh").unlink()
+    (place / "link").unlink()
+    (place / "new [x].txt").write_text("new\n")
+    (place / "both.txt").write_text("the agent's\n")
+    after = repository.snapshot()
+    (place / "both.txt").write_text("the user's\n")
+    (place / "mine.txt").write_text("the user's\n")
+    restored = repository.restore(before, after)
+    assert restored.files == ("a.txt", "gone.txt", "link", "new [x].txt", "tool.sh")
+    assert restored.kept == ("both.txt",)
+    assert (place / "a.txt").read_text() == "one\ntwo\n"
+    assert (place / "gone.txt").read_text() == "x\n"
+    assert os.access(place / "tool.sh", os.X_OK)
+    assert (place / "link").readlink() == Path("a.txt")
+    assert not (place / "new [x].txt").exists()
+    assert (place / "both.txt").read_text() == (place / "mine.txt").read_text() == "the user's\n"
+    assert git(place, "status", "--porcelain", "--", "a.txt") == ""
+    repository.close()
+
+
+def test_restoring_does_not_write_through_a_link_that_took_a_folder_s_place(
+    place: Path, tmp_path: Path
+) -> None:
+    (place / "folder").mkdir()
+    (place / "folder" / "f.txt").write_text("old\n")
+    repository = Repository(place)
+    before = repository.snapshot()
+    (place / "folder" / "f.txt").unlink()
+    after = repository.snapshot()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (place / "folder").rmdir()
+    (place / "folder").symlink_to(outside)
+    repository.restore(before, after)
+    repository.close()
+    assert list(outside.iterdir()) == []

@@ -51,14 +51,14 @@ class Recipe:
     last part of the cool-down (`bare_until` of it) none does.
     """
 
-    rate: float = 2e-3
-    head_rate: float = 2e-3
+    rate: float = 1e-3
+    head_rate: float = 1e-3
     warmup: int = 100
     tokens: int = 1536
     context_weight: float = 0.03
     decisive_weight: float = 6.0
     copy_share: float = 0.06
-    bare_share: float = 0.7
+    bare_share: float = 0.1
     bare_until: float = 0.5
     weight_decay: float = 0.05
     balance: float = 1e-3

@@ -1,0 +1,62 @@
+"""What a front end shows beside the conversation: the phase, the model, the cache, the queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from time import monotonic
+
+from dsv4_agent.loop.facts import Breakdown, KvUse
+
+
+class Phase(StrEnum):
+    """What is going on now."""
+
+    LOADING = "loading the model"
+    IDLE = "ready"
+    READING = "reading"
+    THINKING = "thinking"
+    WRITING = "writing"
+    WORKING = "working"
+    ASKING = "waiting for your answer"
+    COMPACTING = "compacting"
+    STOPPING = "stopping"
+    FAILED = "no model"
+
+
+@dataclass(slots=True)
+class Status:
+    """Changed by the dialogue only. Speeds are tokens a second, None where nothing was measured."""
+
+    model: str = ""
+    backend: str = ""
+    effort: str = ""
+    mode: str = "default"
+    branch: str = ""
+    sandbox: str = ""
+    session: str = ""
+    phase: Phase = Phase.LOADING
+    since: float = field(default_factory=monotonic)
+    tool: str = ""
+    kv: KvUse | None = None
+    breakdown: Breakdown | None = None
+    prefill_tps: float | None = None
+    decode_tps: float | None = None
+    queued: int = 0
+    window: int = 0
+
+    def enter(self, phase: Phase, tool: str = "") -> None:
+        """Begin a phase; its seconds count from now unless it goes on."""
+        if phase is not self.phase:
+            self.since = monotonic()
+        self.phase, self.tool = phase, tool
+
+    @property
+    def busy(self) -> bool:
+        """Whether the agent is at work."""
+        return self.phase not in (Phase.LOADING, Phase.IDLE, Phase.FAILED)
+
+    @property
+    def seconds(self) -> float:
+        """How long the phase has lasted."""
+        return monotonic() - self.since
