@@ -11,6 +11,7 @@ from rich.text import Text
 from textual import events
 from textual.actions import SkipAction
 from textual.binding import BindingType
+from textual.geometry import Offset
 from textual.message import Message
 from textual.widgets import TextArea
 from textual.widgets.text_area import EditResult, Location, Selection
@@ -144,6 +145,12 @@ class DraftArea(TextArea, inherit_bindings=False):
             self._edge(last, forward=True),
             maintain_selection_offset=maintain_selection_offset,
         )
+
+    def scroll_cursor_visible(self, center: bool = False, animate: bool = False) -> Offset:
+        # Textual calls this in the middle of an undo, when the cursor may still be in a line that is gone.
+        if self.selection.end[0] >= self.document.line_count:
+            return Offset(0, 0)
+        return super().scroll_cursor_visible(center, animate)
 
     def get_line(self, line_index: int) -> Text:
         line = super().get_line(line_index)

@@ -3,22 +3,28 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from textual import events
 from textual.app import App, ComposeResult
+from textual.binding import BindingType
 from textual.pilot import Pilot
 
 from dsv4_agent.tui.composer.composer import Composer
 
-COMMANDS = [("help", "Show what can be done [b]here[/b]"), ("effort", "How hard to think"), ("quit", "Leave")]
+COMMANDS = [("help", "Show [b]all[/b] there is"), ("effort", "How hard to think"), ("quit", "Leave")]
 NAMES = {" ": "space", "\n": "ctrl+j"}
 
 
 class Host(App[None]):
     """An application that writes down what the composer says and which keys reach it."""
 
-    BINDINGS = [("escape", "note('escape')"), ("ctrl+c", "note('ctrl+c')"), ("ctrl+d", "note('ctrl+d')")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("escape", "note('escape')"),
+        ("ctrl+c", "note('ctrl+c')"),
+        ("ctrl+d", "note('ctrl+d')"),
+    ]
 
     def __init__(self, workspace: Path) -> None:
         super().__init__()

@@ -92,7 +92,7 @@ async def test_commands_are_completed_with_their_description(session) -> None:
     async with session() as hands:
         await hands.type("/")
         assert hands.app.options == ["/help", "/quit", "/effort"]
-        assert "Show what can be done [b]here[/b]" in hands.app.screen_text
+        assert "Show [b]all[/b] there is" in hands.app.screen_text
         await hands.type("h")
         await hands.press("tab")
         assert hands.app.draft == "/help "

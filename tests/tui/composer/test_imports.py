@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-# Not listed: tree_sitter itself. Textual's TextArea imports that little binding (a millisecond) whenever it is
-# installed; the grammars are what is large, and those it loads only for a language.
+# Not listed: tree_sitter itself. Textual's TextArea imports that little binding (a millisecond) whenever
+# it is installed; the grammars are what is large, and those it loads only for a language.
 HEAVY = (
     "torch", "transformers", "pydantic", "git", "httpx", "tokenizers", "dsv4_tools", "dsv4_model",
     "tree_sitter_python", "tree_sitter_markdown", "tree_sitter_bash",

@@ -103,9 +103,9 @@ async def test_ctrl_d_is_the_applications_when_the_box_is_empty(session) -> None
         (["ctrl+u"], ""),
         (["ctrl+w"], "one two-three "),
         (["ctrl+w", "ctrl+w"], "one "),
-        (["alt+backspace", "alt+backspace"], "one two-three "),
+        (["alt+backspace", "alt+backspace"], "one two-three x"),
         (["ctrl+a", "ctrl+k"], ""),
-        (["alt+b", "alt+b", "ctrl+k"], "one two-three "),
+        (["alt+b", "alt+b", "ctrl+k"], "one two-three x"),
         (["ctrl+a", "alt+f", "ctrl+u"], " two-three x.y"),
         (["ctrl+a", "alt+d"], " two-three x.y"),
         (["ctrl+a", "ctrl+e", "backspace"], "one two-three x."),
@@ -129,6 +129,20 @@ async def test_undo_brings_a_deletion_back(session) -> None:
     async with session() as hands:
         await hands.type("abc")
         await hands.press("ctrl+u", "ctrl+z")
+        assert hands.app.draft == "abc"
+
+
+@pytest.mark.parametrize("long", ["line\n" * 30, "word " * 180])
+async def test_undo_and_redo_across_many_lines(session, long: str) -> None:
+    async with session() as hands:
+        await hands.type("abc")
+        hands.app.composer.replace_text(long)
+        await hands.pilot.pause()
+        await hands.press("ctrl+z")
+        assert hands.app.draft == "abc"
+        await hands.press("ctrl+y")
+        assert hands.app.draft == long
+        await hands.press("ctrl+z")
         assert hands.app.draft == "abc"
 
 
