@@ -35,8 +35,10 @@ def folded_rows(
         end = len(text) if end < 0 else end
         # Never more of a line than its rows can show: a line of a megabyte is cheap. Escapes only lengthen.
         piece = text[position : min(end, position + 8 * width * (limit + 1))]
-        new = list(islice(wrap(expand(plain(piece)), style, width, words=words), limit - len(rows) + 1))
-        if len(rows) + len(new) > limit:
+        new = list(islice(wrap(expand(plain(piece)), style, width, words=words), limit - len(rows) + 2))
+        # A single row takes no more room than the words that it is missing.
+        only_one = len(rows) + len(new) == limit + 1 and end == len(text)
+        if len(rows) + len(new) > limit and not only_one:
             rows += new[: limit - len(rows)]
             hidden = text.count("\n", position) + 1
             return [*rows, more_row(hidden, note, width)]

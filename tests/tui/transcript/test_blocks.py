@@ -191,6 +191,12 @@ def test_a_long_diff_is_folded_with_a_count() -> None:
     assert len(shown(ToolBlock(item), frame(detail=Detail.ALL))) == 52
 
 
+@pytest.mark.parametrize(("count", "last"), [(6, "5"), (7, "6"), (8, "… 2 more lines (Ctrl+O)")])
+def test_a_single_row_is_not_folded_away(count: int, last: str) -> None:
+    output = "\n".join(map(str, range(count)))
+    assert shown(ShellBlock("seq", output, 0), frame())[-1] == f"  │ {last}"
+
+
 def test_a_failed_edit_shows_what_the_model_was_told() -> None:
     item = FileChangeItem("1", "edit", "x.py", ItemStatus.FAILED, output="old_string not found")
     assert shown(ToolBlock(item), frame()) == ["✗ edit x.py  failed", "  │ old_string not found"]

@@ -45,7 +45,11 @@ def everything(view: TranscriptView) -> list[str]:
 
 
 async def drawn(pilot: Pilot[None]) -> None:
-    await pilot.pause(0.08)
+    """Wait until what was applied is laid out, however slow the machine."""
+    await pilot.pause()
+    while pilot.app.query_one(TranscriptView)._touched:
+        await pilot.pause(0.02)
+    await pilot.pause()
 
 
 async def test_streaming_ends_as_loading_does(host, make_session) -> None:

@@ -105,8 +105,8 @@ def _change_rows(change: Change, limit: int | None, width: int, palette: Palette
         return heading + diff_rows(change.diff, change.path, width, palette)
     limit = max(limit, _LEAST_OF_DIFF)
     lines = change.diff.rstrip("\n").split("\n")
-    rows = diff_rows("\n".join(lines[: limit + 1]), change.path, width, palette)
-    if len(rows) <= limit:
+    rows = diff_rows("\n".join(lines[: limit + 2]), change.path, width, palette)
+    if len(rows) <= limit + 1:
         return heading + rows
     begun = sum(row.joint == "\n" for row in rows[: limit + 1]) - 1
     return [*heading, *rows[:limit], more_row(max(len(lines) - begun, 1), palette.muted, width)]
