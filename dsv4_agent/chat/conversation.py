@@ -9,7 +9,7 @@ from dsv4_agent.chat.setting import Setting, agent_for, new_session, resume_sess
 from dsv4_agent.loop.agent import Agent
 from dsv4_agent.loop.event_json import from_json
 from dsv4_agent.loop.events import Event, PrefixBreak, Rewound
-from dsv4_agent.permissions.decision import PermissionMode
+from dsv4_agent.permissions.decision import PermissionMode, Policy
 from dsv4_agent.session.session import PromptMark
 from dsv4_agent.session.store import SessionInfo, shown_events, title_of, write_note
 from dsv4_agent.workbench.git_state import Restored
@@ -103,6 +103,16 @@ class Conversation:
         if self.agent is not None:
             self.agent.policy = replace(self.agent.policy, mode=mode)
 
+    def forget_rule(self, text: str) -> bool:
+        """Ask again about what an allow rule allowed; whether there was such a rule."""
+        held = [self.setting.policy, *([] if self.agent is None else [self.agent.policy])]
+        known = any(rule.text == text for policy in held for rule in policy.allow)
+        kept = self.setting.rules.remove(text)
+        self.setting.policy = _without(self.setting.policy, text)
+        if self.agent is not None:
+            self.agent.policy = _without(self.agent.policy, text)
+        return known or kept
+
     def effort_price(self, effort: Effort) -> int:
         """Tokens to compute again for another effort. Raises `RunFailure` where there is only one."""
         preset = with_effort(self.model.preset, effort)
@@ -184,3 +194,7 @@ class Conversation:
         self.note_session()
         self.begin_anew()
         self.setting.close()
+
+
+def _without(policy: Policy, text: str) -> Policy:
+    return replace(policy, allow=tuple(rule for rule in policy.allow if rule.text != text))

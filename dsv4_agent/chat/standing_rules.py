@@ -1,4 +1,4 @@
-"""The answers "always": allow rules of a project, in the user's own configuration, never in the repository."""
+"""The answers "always": allow rules of a project, in the user's configuration, not in the repository."""
 
 from __future__ import annotations
 

@@ -1,0 +1,122 @@
+"""Texts of the pages that commands show: help, context, doctor."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+
+from dsv4_agent.chat.status import Status
+from dsv4_agent.session.session import state_directory
+from dsv4_agent.version import __version__
+from dsv4_agent.workbench.settings import FILE, config_directory
+
+_KINDS: Mapping[str, str] = {
+    "window": "window rows",
+    "csa_entries": "CSA entries",
+    "hca_entries": "HCA entries",
+    "index_keys": "indexer keys",
+    "partial": "partial blocks",
+}
+_BAR = 24
+
+
+def help_page(commands: Iterable[tuple[str, str]], keys: Iterable[tuple[str, str]]) -> str:
+    """What can be typed and pressed."""
+    rows = [
+        "Write what should be done and press Enter. Words written while the agent works reach it at the next",
+        "chance; Esc stops it, keeping what was done; Esc Esc goes back to an earlier prompt.",
+        "",
+        "  @path   mention a file         !command   run a command yourself; the model reads its output",
+        "  /       commands               Ctrl+J     a line break (Shift+Enter where the terminal can)",
+        "",
+        "Commands",
+        *_table(commands),
+        "",
+        "Keys",
+        *_table(keys),
+    ]
+    return "\n".join(rows)
+
+
+def context_page(status: Status) -> str:
+    """What fills the context window, and what the KV cache holds in bytes."""
+    kv, parts = status.kv, status.breakdown
+    limit = kv.limit if kv is not None else status.window
+    if kv is None or parts is None:
+        return f"Nothing has been computed yet.\n\n  window        {limit:>12,} tokens"
+    lines = [
+        f"  used          {kv.used:>12,} tokens   {share(kv.used, limit)} of {limit:,}",
+        f"  reused        {kv.reused:>12,} tokens   in the last turn, not computed again",
+        f"  prefilled     {kv.prefilled:>12,} tokens   in the last turn",
+        "",
+        "What it is",
+    ]
+    named = {
+        "system": parts.system,
+        "tools": parts.tools,
+        "instructions": parts.memory,
+        "conversation": parts.conversation,
+        "thinking": parts.thinking,
+    }
+    lines += [
+        f"  {name:<13} {tokens:>12,} tokens   {_bar(tokens, kv.used)}" for name, tokens in named.items()
+    ]
+    lines += ["", "What the KV cache holds"]
+    if not kv.bytes:
+        return "\n".join([*lines, "  the cache is not in this process, so its bytes are not known here"])
+    lines += [f"  {_KINDS.get(kind, kind):<15} {size(count):>10}" for kind, count in kv.bytes.items()]
+    total = sum(kv.bytes.values())
+    each = f"{total / max(1, kv.used):,.0f} bytes a token"
+    return "\n".join([*lines, f"  {'all':<15} {size(total):>10}   {each}"])
+
+
+def doctor_page(status: Status) -> str:
+    """Whether this machine and terminal have what dsv4 can use."""
+    checks = {
+        "dsv4": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "git": shutil.which("git") or "missing: install git",
+        "bubblewrap": shutil.which("bwrap") or "missing: commands run without a sandbox; install bubblewrap",
+        "ripgrep": shutil.which("rg") or "missing: searches use the slower built-in one",
+        "terminal": f"{os.environ.get('TERM', '?')} {os.environ.get('COLORTERM', '')}".strip(),
+        "encoding": sys.stdout.encoding or "?",
+        "model": f"{status.model} ({status.backend or 'not loaded'})",
+        "window": f"{status.window:,} tokens",
+        "sandbox": status.sandbox or "not known before the first prompt",
+        "settings": str(config_directory() / FILE),
+        "sessions": str(state_directory() / "sessions"),
+    }
+    return "\n".join(f"  {name:<12} {value}" for name, value in checks.items())
+
+
+def share(part: int, whole: int) -> str:
+    """A percentage that never says 0 % of something or 100 % of not all."""
+    if not whole:
+        return "-"
+    percent = 100 * part / whole
+    return f"{percent:.1f} %" if percent >= 0.1 or not part else "< 0.1 %"
+
+
+def size(count: int) -> str:
+    """Bytes for people, binary units."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+def _bar(part: int, whole: int) -> str:
+    filled = round(_BAR * part / whole) if whole else 0
+    return "█" * filled + "·" * (_BAR - filled) + f"  {share(part, whole)}"
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> list[str]:
+    rows = list(rows)
+    width = max((len(name) for name, _ in rows), default=0)
+    return [f"  {name:<{width}}   {text}" for name, text in rows]
