@@ -93,10 +93,9 @@ class Commands:
             return [out.Say("error", "the model is not loaded yet")]
         price = conversation.effort_price(effort)
         if price and rest != _YES:
-            question = (
-                f"Another effort changes the beginning of the prompt: {price:,} tokens are computed again."
-            )
-            return [out.Confirm(f"{question} Go on?", f"/effort {word} {_YES}")]
+            cost = f"{price:,} tokens are computed again"
+            question = f"Another effort changes the beginning of the prompt: {cost}. Go on?"
+            return [out.Confirm(question, f"/effort {word} {_YES}")]
         self._dialogue.set_effort(effort)
         return []
 
@@ -165,10 +164,8 @@ class Commands:
         if (conversation := self._dialogue.conversation) is None:
             return [out.Say("error", "nothing is open yet")]
         patch = await asyncio.to_thread(conversation.diff)
-        title = "What changed since the chat began"
-        return [
-            out.Patch(title, patch) if patch else out.Say("info", "nothing has changed since the chat began")
-        ]
+        nothing = out.Say("info", "nothing has changed since the chat began")
+        return [out.Patch("What changed since the chat began", patch) if patch else nothing]
 
     async def undo(self, _: str) -> Sequence[out.Outcome]:
         self._dialogue.undo()
@@ -181,26 +178,17 @@ class Commands:
         if conversation is None or conversation.agent is None:
             return [out.Say("info", "there is nothing to export yet")]
         session = conversation.agent.session
-        path = Path(name).expanduser() if name else Path(f"dsv4-{session.id[:8]}.md")
-        place = path if path.is_absolute() else conversation.setting.root / path
+        name = name or f"dsv4-{session.id[:8]}.md"
         text = markdown(conversation.title, session.transcript.messages())
-        try:
-            with place.open("x", encoding="utf-8", errors="replace") as file:
-                file.write(text)
-        except FileExistsError:
-            return [out.Say("error", f"{place} exists: /export NAME takes another name")]
-        except OSError as error:
-            return [out.Say("error", f"{place} can't be written: {error.strerror}")]
-        return [out.Say("info", f"written to {place}")]
+        return [await asyncio.to_thread(_write_new, conversation.setting.root, name, text)]
 
     async def copy(self, _: str) -> Sequence[out.Outcome]:
         conversation = self._dialogue.conversation
         agent = None if conversation is None else conversation.agent
         messages = [] if agent is None else agent.session.transcript.messages()
-        texts = [
-            str(m["content"]) for m in messages if m["role"] == "assistant" and str(m["content"]).strip()
-        ]
-        return [out.Copy(texts[-1].strip()) if texts else out.Say("info", "there is no answer to copy yet")]
+        said = [str(m["content"]).strip() for m in messages if m["role"] == "assistant"]
+        texts = [text for text in said if text]
+        return [out.Copy(texts[-1]) if texts else out.Say("info", "there is no answer to copy yet")]
 
     async def theme(self, name: str) -> Sequence[out.Outcome]:
         if not name:
@@ -220,9 +208,8 @@ class Commands:
         if conversation is None:
             return []
         policy = conversation.setting.policy if conversation.agent is None else conversation.agent.policy
-        rows = [f"  allow  {rule.text}" for rule in policy.allow] + [
-            f"  deny   {r.text}" for r in policy.deny
-        ]
+        rows = [f"  allow  {rule.text}" for rule in policy.allow]
+        rows += [f"  deny   {rule.text}" for rule in policy.deny]
         text = "\n".join(rows) or "  none: answers 'session' and 'always' make some"
         return [out.Say("info", f"rules of this session (/permissions remove RULE forgets one):\n{text}")]
 
@@ -231,6 +218,18 @@ class Commands:
         if conversation is None or not conversation.forget_rule(text):
             return [out.Say("error", f"there is no allow rule {text!r}")]
         return [out.Say("info", f"{text} is no longer allowed without asking")]
+
+
+def _write_new(root: Path, name: str, text: str) -> out.Say:
+    place = root / Path(name).expanduser()
+    try:
+        with place.open("x", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+    except FileExistsError:
+        return out.Say("error", f"{place} exists: /export NAME takes another name")
+    except OSError as error:
+        return out.Say("error", f"{place} can't be written: {error.strerror}")
+    return out.Say("info", f"written to {place}")
 
 
 Action = Callable[[Commands, str], Awaitable[Sequence[out.Outcome]]]
