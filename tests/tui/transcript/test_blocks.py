@@ -60,6 +60,8 @@ def all_blocks(text: str) -> Iterator[Block]:
 
 @pytest.mark.parametrize("width", [4, 20, 80, 120])
 def test_hostile_text_is_harmless_and_fits(naughty: str, width: int) -> None:
+    if width == 4:
+        naughty = naughty[:2_000]
     for block in all_blocks(naughty):
         for detail in (Detail.FOLDED, Detail.ALL):
             at = frame(width, detail=detail, thinking=detail is Detail.ALL)
@@ -76,7 +78,7 @@ def test_hostile_text_is_harmless_and_fits(naughty: str, width: int) -> None:
         assert not UNSAFE.search(text.replace("\n", "").replace("\t", ""))
 
 
-@pytest.mark.parametrize("width", [1, 20, 80, 120])
+@pytest.mark.parametrize("width", [20, 80, 120])
 def test_hostile_diffs_are_harmless_and_fit(naughty: str, width: int) -> None:
     for diff in (naughty, "\n".join(f"{sign}{naughty}" for sign in " +-"), f"@@ -1 +1 @@\n+{naughty}"):
         for path in ("a.py", naughty, ""):
@@ -92,6 +94,10 @@ def test_nothing_of_a_text_is_lost(naughty: str, width: int) -> None:
 
     rows = UserBlock(naughty).rows(frame(width))
     assert "".join(copied(rows).split()) == "".join(plain(naughty).split())
+
+
+def test_a_diff_narrower_than_can_be_laid_out_is_cut(diff: str) -> None:
+    assert {strip.cell_length for strip in render_diff(diff, "x.py", 1, PLAIN)} == {1}
 
 
 def test_a_user_turn_has_a_bar_at_every_line() -> None:
