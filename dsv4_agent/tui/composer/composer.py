@@ -16,7 +16,7 @@ from textual.widgets import Static, TextArea
 
 from dsv4_agent.chat.drafts import Draft, DraftStore
 from dsv4_agent.chat.editor import edit_text
-from dsv4_agent.chat.history import Browser, History
+from dsv4_agent.chat.history import History
 from dsv4_agent.chat.mentions import MentionIndex
 from dsv4_agent.tui.composer import messages
 from dsv4_agent.tui.composer.area import DraftArea
@@ -24,14 +24,18 @@ from dsv4_agent.tui.composer.assist import Assist
 from dsv4_agent.tui.composer.completion import ArgumentCompleter, Completer
 from dsv4_agent.tui.composer.keeper import DraftKeeper
 from dsv4_agent.tui.composer.keys import CONVERSATION
+from dsv4_agent.tui.composer.paste_guard import guard_pastes
 from dsv4_agent.tui.composer.pastes import Pastes, clean
 from dsv4_agent.tui.composer.popup import OptionPopup
 from dsv4_agent.tui.composer.submission import Command, Prompt, Shell, classify
+from dsv4_agent.tui.composer.walk import HistoryWalk
 from dsv4_agent.workbench.plain_text import plain_line
 
 IDLE: Final = "Ask for something - @ names a file, / lists commands, ! runs a shell command"
 BUSY: Final = "Enter queues, Esc interrupts"
 _INLINE_LIMIT: Final = 20_000  # a longer text that is put into the box becomes a chip: wrapping it is slow
+
+guard_pastes()  # here and not on mount: the driver makes its parser before anything is mounted
 
 
 class Composer(Widget):
@@ -94,8 +98,7 @@ class Composer(Widget):
         store = DraftStore(workspace) if drafts is None else drafts
         self._keeper = DraftKeeper(self, store, self._draft)
         self._assist = Assist(self._area, self._popup, self._completer, self._history, self._show_hint)
-        self._browser: Browser | None = None
-        self._draft_was_pasted = False
+        self._walk = HistoryWalk(self._history, self._area, self._put)
         self._notice = ""
 
     def compose(self) -> ComposeResult:
@@ -128,7 +131,7 @@ class Composer(Widget):
 
     def replace_text(self, text: str) -> None:
         """Put `text` into the box as the new draft; undo brings the old one back."""
-        self._end_walk()
+        self._walk.end()
         self._put(text)
 
     def insert_text(self, text: str) -> None:
@@ -178,7 +181,7 @@ class Composer(Widget):
         self.post_message(message)
 
     def _reset(self) -> None:
-        self._end_walk()
+        self._walk.end()
         self._assist.close()
         self._pastes.forget()
         self._area.reset()
@@ -258,7 +261,7 @@ class Composer(Widget):
         if self._popup.is_open:
             self._popup.move(-1)
         elif self._area.navigator.is_first_wrapped_line(self._area.cursor_location):
-            self._walk(older=True)
+            self._walk.older()
         else:
             self._area.action_cursor_up()
 
@@ -267,7 +270,7 @@ class Composer(Widget):
         if self._popup.is_open:
             self._popup.move(1)
         elif self._area.navigator.is_last_wrapped_line(self._area.cursor_location):
-            self._walk(older=False)
+            self._walk.newer()
         else:
             self._area.action_cursor_down()
 
@@ -279,25 +282,6 @@ class Composer(Widget):
             self._area.action_cursor_page_up()
         else:
             self._area.action_cursor_page_down()
-
-    def _walk(self, *, older: bool) -> None:
-        if self._browser is None:
-            if not older:
-                return
-            self._browser = Browser(self._history.browse(), self._area.text)
-            self._draft_was_pasted = self._area.pasted_start
-        step = self._browser.older if older else self._browser.newer
-        text = step(self._area.text)
-        if text is None:
-            return
-        self._put(text, at_top=older)
-        if self._browser.at_draft:
-            if self._draft_was_pasted:
-                self._area.mark_pasted_start()
-            self._end_walk()
-
-    def _end_walk(self) -> None:
-        self._browser = None
 
     # Small things
 
@@ -336,7 +320,7 @@ class Composer(Widget):
     def on_descendant_blur(self, event: events.DescendantBlur) -> None:
         self._keeper.flush()
 
-    def _put(self, text: str, *, at_top: bool = False) -> None:
+    def _put(self, text: str, at_top: bool = False) -> None:
         """Show `text`, its chips as they are; a text too long to wrap becomes a chip."""
         cleaned = clean(text).text
         if len(cleaned) > _INLINE_LIMIT:
