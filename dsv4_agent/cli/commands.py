@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from dsv4_agent.version import __version__
 
 _MODULES: Final = {
+    "chat": "dsv4_agent.cli.chat",
     "run": "dsv4_agent.cli.run",
     "demo": "dsv4_agent.cli.demo",
     "debug": "dsv4_agent.cli.debug",

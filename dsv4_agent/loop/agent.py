@@ -249,7 +249,7 @@ class Agent:
             self._author.answer(self._pending, "\n\n".join(words) or None)
             self._pending = []
             for text, _ in said:
-                yield UserMessage(text)
+                yield UserMessage(text, steering=True)
 
     async def _compact(self, wishes: str, run: RunState) -> AsyncGenerator[Event, None]:
         before = self._meter.used

@@ -180,10 +180,11 @@ class Init:
 
 @dataclass(frozen=True, slots=True)
 class UserMessage:
-    """What a person said now reaches the model: a prompt, or a word while the agent works."""
+    """What a person said now reaches the model: a prompt, or (`steering`) a word while the agent works."""
 
     type: ClassVar[str] = "user.message"
     text: str
+    steering: bool = False
 
 
 @dataclass(frozen=True, slots=True)

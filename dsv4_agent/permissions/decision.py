@@ -98,7 +98,14 @@ def decide(policy: Policy, tool: str, access: Access, arguments: Mapping[str, ob
         return Decision(Outcome.ALLOW, None, "mode", "edits inside the workspace are allowed")
     if policy.mode in {PermissionMode.AUTO, PermissionMode.BYPASS}:
         return Decision(Outcome.ALLOW, None, "mode", f"permission mode {policy.mode} allows it")
-    return Decision(Outcome.ASK, None, "mode", f"{tool} needs an allow rule or --permission-mode auto")
+    return Decision(Outcome.ASK, None, "mode", _asking(policy, tool))
+
+
+def _asking(policy: Policy, what: str) -> str:
+    """Why a person is needed, and, where none is there, what would do instead."""
+    if policy.interactive:
+        return f"permission mode {policy.mode} asks about {what}"
+    return f"{what} needs an allow rule or --permission-mode auto"
 
 
 def _limits(policy: Policy, access: Access) -> Decision | None:
@@ -133,7 +140,7 @@ def _decide_shell(policy: Policy, tool: str, command: str) -> Decision:
 
 def _allowed_by_rules(policy: Policy, tool: str, analysis: Analysis) -> Decision:
     rules = [rule for rule in policy.allow if rule.names(tool)]
-    needs = "shell commands need an allow rule or --permission-mode auto"
+    needs = _asking(policy, "a shell command")
     if not rules:
         return Decision(Outcome.ASK, None, "mode", needs)
     if everything := next((rule for rule in rules if rule.pattern is None), None):

@@ -119,7 +119,7 @@ async def test_a_second_prompt_continues_the_conversation_with_its_thinking(lab:
 async def test_a_denied_command_is_told_and_recorded(lab: Any) -> None:
     result = await lab.run("call: shell\n  command: touch made\n---\ntext: I may not.")
     assert lab.results == [
-        "Error: permission denied: shell commands need an allow rule or --permission-mode auto."
+        "Error: permission denied: a shell command needs an allow rule or --permission-mode auto."
     ]
     (denial,) = lab.of(PermissionDenied)
     assert denial.input == {"command": "touch made"}

@@ -24,10 +24,10 @@ from dsv4_agent.tui.composer.assist import Assist
 from dsv4_agent.tui.composer.completion import ArgumentCompleter, Completer
 from dsv4_agent.tui.composer.keeper import DraftKeeper
 from dsv4_agent.tui.composer.keys import CONVERSATION
-from dsv4_agent.tui.composer.paste_guard import guard_pastes
 from dsv4_agent.tui.composer.pastes import Pastes, clean
 from dsv4_agent.tui.composer.popup import OptionPopup
 from dsv4_agent.tui.composer.submission import Command, Prompt, Shell, classify
+from dsv4_agent.tui.composer.terminal_input import mend_terminal_input
 from dsv4_agent.tui.composer.walk import HistoryWalk
 from dsv4_agent.workbench.plain_text import plain_line
 
@@ -35,7 +35,7 @@ IDLE: Final = "Ask for something - @ names a file, / lists commands, ! runs a sh
 BUSY: Final = "Enter queues, Esc interrupts"
 _INLINE_LIMIT: Final = 20_000  # a longer text that is put into the box becomes a chip: wrapping it is slow
 
-guard_pastes()  # here and not on mount: the driver makes its parser before anything is mounted
+mend_terminal_input()  # here and not on mount: the driver makes its parser before anything is mounted
 
 
 class Composer(Widget):
@@ -128,6 +128,11 @@ class Composer(Widget):
     def text(self) -> str:
         """The draft with pasted texts in full."""
         return self._pastes.expand(self._area.text)
+
+    @property
+    def in_history(self) -> bool:
+        """Whether the history is walked through or searched."""
+        return self._walk.begun or self._assist.is_searching
 
     def replace_text(self, text: str) -> None:
         """Put `text` into the box as the new draft; undo brings the old one back."""

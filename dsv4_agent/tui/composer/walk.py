@@ -19,6 +19,11 @@ class HistoryWalk:
         self._browser: Browser | None = None
         self._draft_was_pasted = False
 
+    @property
+    def begun(self) -> bool:
+        """Whether the box shows a prompt of the history."""
+        return self._browser is not None
+
     def older(self) -> None:
         """Show the next older prompt, if there is one."""
         if self._browser is None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from dsv4_agent.loop.events import (
     AgentMessageItem,
     CommandExecutionItem,
+    Compacted,
     Event,
     FileChangeItem,
     Item,
@@ -20,9 +21,11 @@ from dsv4_agent.loop.events import (
     PrefixBreak,
     ReasoningItem,
     Retry,
+    Rewound,
     RunResult,
     Subtype,
     ToolCallItem,
+    UserMessage,
 )
 from dsv4_agent.tui.transcript.blocks.answer import AnswerBlock, LiveAnswer
 from dsv4_agent.tui.transcript.blocks.block import Block
@@ -32,23 +35,18 @@ from dsv4_agent.tui.transcript.blocks.tool import ToolBlock, title_of
 from dsv4_agent.tui.transcript.blocks.user import UserBlock
 
 
-@dataclass(frozen=True, slots=True)
-class UserShown:
-    """A user turn among the events of a resumed session."""
-
-    text: str
-
-
 class Projection:
     """Every event changes or adds at most a few blocks; their numbers are what `apply` returns.
 
-    Blocks are only ever added at the end and replaced in place, so a number stays good until `clear`.
+    Blocks are only ever added at the end and replaced in place, so a number stays good until `clear` or until
+    the conversation goes back (`Rewound`), which takes blocks away from the end.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.blocks: list[Block] = []
         self._clock = clock
         self._open: dict[str, int] = {}
+        self._prompts: list[int] = []
 
     @property
     def live(self) -> tuple[int, ...]:
@@ -64,8 +62,9 @@ class Projection:
         """Forget everything."""
         self.blocks.clear()
         self._open.clear()
+        self._prompts.clear()
 
-    def apply(self, event: Event | UserShown) -> list[int]:
+    def apply(self, event: Event) -> list[int]:
         """The blocks that `event` added or changed; none for an event that is not shown."""
         match event:
             case ItemDelta():
@@ -74,8 +73,16 @@ class Projection:
                 return self._start(event.item)
             case ItemCompleted():
                 return self._complete(event.item)
-            case UserShown():
+            case UserMessage():
+                if not event.steering:
+                    self._prompts.append(len(self.blocks))
                 return self.add(UserBlock(event.text))
+            case Compacted():
+                self._prompts.clear()
+                sizes = f"{event.tokens_before:,} tokens are now {event.tokens_after:,}"
+                return self.add(NoticeBlock("info", f"compacted: {sizes}; the summary is above"))
+            case Rewound():
+                self._rewind(event.kept)
             case PermissionDenied():
                 return self._denied(event)
             case Retry():
@@ -88,6 +95,13 @@ class Projection:
             case RunResult():
                 return self._ended(event)
         return []
+
+    def _rewind(self, kept: int) -> None:
+        """Take the turns away that the model no longer knows; steering counts with its prompt."""
+        if kept < len(self._prompts):
+            del self.blocks[self._prompts[kept] :]
+            del self._prompts[kept:]
+        self._open.clear()
 
     def close(self) -> list[int]:
         """End what is under way: nothing more will come for it."""

@@ -22,21 +22,20 @@ from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
-from dsv4_agent.loop.events import Event
+from dsv4_agent.loop.events import Event, Rewound, UserMessage
 from dsv4_agent.tui.theme import PLAIN, palette_for
 from dsv4_agent.tui.transcript import selection as selecting
 from dsv4_agent.tui.transcript.blocks.block import Block
 from dsv4_agent.tui.transcript.blocks.notice import NoticeBlock
 from dsv4_agent.tui.transcript.blocks.shell import ShellBlock
-from dsv4_agent.tui.transcript.blocks.user import UserBlock
 from dsv4_agent.tui.transcript.frame import Detail, Frame
 from dsv4_agent.tui.transcript.pace import Pace
-from dsv4_agent.tui.transcript.projection import Projection, UserShown
+from dsv4_agent.tui.transcript.projection import Projection
 from dsv4_agent.tui.transcript.sheet import Sheet
 
 
 class TranscriptView(ScrollView, can_focus=True):
-    """Shows a session. Feed it with `apply`, `add_user` and friends; it never answers back into the loop."""
+    """Shows a session. Feed it with `apply` and friends; it never answers back into the loop."""
 
     DEFAULT_CSS = """
     TranscriptView {
@@ -95,12 +94,17 @@ class TranscriptView(ScrollView, can_focus=True):
 
     def apply(self, event: Event) -> None:
         """Show what `event` tells; events that are not for the transcript are ignored."""
-        self._touch(self._projection.apply(event))
-
-    def add_user(self, text: str) -> None:
-        """A turn of the user. The view goes to the end, where the answer will come."""
-        self._touch(self._projection.add(UserBlock(text)))
-        self.follow = True
+        touched = self._projection.apply(event)
+        match event:
+            case Rewound():
+                self._anchor = (0, 0)
+                self._lay_out(keep=False)
+                self.follow = True
+            case UserMessage():
+                self._touch(touched)
+                self.follow = True
+            case _:
+                self._touch(touched)
 
     def add_notice(self, kind: str, text: str) -> None:
         """A line of the application; `kind` is info, warning or error."""
@@ -110,7 +114,7 @@ class TranscriptView(ScrollView, can_focus=True):
         """A `!` line that the user ran."""
         self._touch(self._projection.add(ShellBlock(command, output, exit_code)))
 
-    def load(self, events: Iterable[Event | UserShown]) -> None:
+    def load(self, events: Iterable[Event]) -> None:
         """Append a stored session and go to its end. What it left open counts as interrupted."""
         for event in events:
             self._projection.apply(event)

@@ -19,9 +19,9 @@ from dsv4_agent.loop.events import (
     ItemStatus,
     ReasoningItem,
     ToolCallItem,
+    UserMessage,
 )
 from dsv4_agent.tui.theme import THEMES
-from dsv4_agent.tui.transcript.projection import UserShown
 from dsv4_agent.tui.transcript.view import TranscriptView
 
 DIFF = """@@ -10,3 +10,4 @@ def parse(text):
@@ -73,7 +73,7 @@ class Host(App[None]):
         return self.query_one(TranscriptView)
 
 
-def session(turns: int, *, streamed: bool = False) -> Iterator[Event | UserShown]:
+def session(turns: int, *, streamed: bool = False) -> Iterator[Event]:
     """`turns` turns with five events each, or the same turns as they stream."""
     output = "\n".join(f"src/module_{number}.py: something found" for number in range(20))
     for turn in range(turns):
@@ -85,7 +85,7 @@ def session(turns: int, *, streamed: bool = False) -> Iterator[Event | UserShown
             ToolCallItem(f"t{turn}", "grep", {"pattern": "def"}, ItemStatus.COMPLETED, "a.py:1:def"),
             AgentMessageItem(f"a{turn}", f"Answer {turn}. {ANSWER}"),
         )
-        yield UserShown(f"question {turn}")
+        yield UserMessage(f"question {turn}")
         for item in items:
             if streamed:
                 yield ItemStarted(_begun(item))
@@ -116,7 +116,7 @@ def host() -> Host:
 
 
 @pytest.fixture
-def make_session() -> Callable[..., Iterator[Event | UserShown]]:
+def make_session() -> Callable[..., Iterator[Event]]:
     return session
 
 

@@ -25,8 +25,10 @@ from dsv4_agent.loop.events import (
     RunResult,
     Subtype,
     TurnStarted,
+    Compacted,
+    Rewound,
+    UserMessage,
 )
-from dsv4_agent.tui.transcript.projection import UserShown
 from dsv4_agent.tui.transcript.view import TranscriptView
 
 
@@ -55,10 +57,7 @@ async def drawn(pilot: Pilot[None]) -> None:
 async def test_streaming_ends_as_loading_does(host, make_session) -> None:
     async with host.run_test(size=(70, 20)) as pilot:
         for event in make_session(3, streamed=True):
-            if isinstance(event, UserShown):
-                host.view.add_user(event.text)
-            else:
-                host.view.apply(event)
+            host.view.apply(event)
         await drawn(pilot)
         streamed, seen = everything(host.view), screen(host.view)
         host.view.clear()
@@ -185,7 +184,7 @@ async def test_a_user_turn_goes_to_the_end(host, make_session) -> None:
         host.view.load(make_session(20))
         host.view.scroll_home(animate=False)
         await drawn(pilot)
-        host.view.add_user("here")
+        host.view.apply(UserMessage("here"))
         await drawn(pilot)
         assert screen(host.view)[-1] == "▌ here"
 
@@ -232,7 +231,7 @@ async def test_deltas_are_coalesced(host) -> None:
 async def test_a_selection_gives_the_text_without_gutters(host) -> None:
     async with host.run_test(size=(40, 20)) as pilot:
         view = host.view
-        view.add_user("first line\nsecond line")
+        view.apply(UserMessage("first line\nsecond line"))
         view.add_shell("ls", "one\ntwo", 0)
         view.apply(ItemCompleted(AgentMessageItem("a", "words " * 12)))
         await drawn(pilot)
@@ -351,7 +350,7 @@ def result(subtype: Subtype, error: str | None = None) -> RunResult:
 
 async def test_events_before_the_first_paint_are_shown(host) -> None:
     view = TranscriptView()
-    view.add_user("early")
+    view.apply(UserMessage("early"))
     view.apply(ItemStarted(AgentMessageItem("a")))
     view.apply(ItemDelta("a", "early too"))
     host.compose = lambda: iter([view])
@@ -363,7 +362,7 @@ async def test_events_before_the_first_paint_are_shown(host) -> None:
 async def test_hostile_text_on_the_screen(host, naughty) -> None:
     async with host.run_test(size=(30, 12)) as pilot:
         view = host.view
-        view.add_user(naughty)
+        view.apply(UserMessage(naughty))
         view.add_shell(naughty, naughty, None)
         view.apply(ItemStarted(AgentMessageItem("a")))
         view.apply(ItemDelta("a", naughty))
@@ -395,3 +394,23 @@ async def test_contextupdated_and_the_like_add_nothing(host) -> None:
     async with host.run_test():
         host.view.apply(ContextUpdated.__new__(ContextUpdated))
         assert host.view.blocks == ()
+
+
+async def test_going_back_takes_the_later_turns_away(host, make_session) -> None:
+    async with host.run_test(size=(70, 20)) as pilot:
+        host.view.load(make_session(1))
+        await drawn(pilot)
+        one = everything(host.view)
+        host.view.clear()
+        host.view.load(make_session(3))
+        host.view.apply(UserMessage("by the way", steering=True))
+        await drawn(pilot)
+        host.view.apply(Rewound(1))
+        await drawn(pilot)
+        assert everything(host.view) == one
+        host.view.apply(Compacted("all is well", 900, 90))
+        host.view.apply(UserMessage("after"))
+        host.view.apply(Rewound(0))
+        await drawn(pilot)
+        assert "900 tokens are now 90" in host.view.text(all=True)
+        assert "after" not in host.view.text(all=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from fnmatch import fnmatch
 
 from dsv4_model.nano.data import phrasing
@@ -67,11 +66,14 @@ def lookup(names: Names) -> Task:
     shown = key.upper() if suffix == ".env" else key
     (a,) = phrasing.quoted(rng, shown)
     prompt = rng.choice(phrasing.LOOKUP).format(a=a, path=path)
+    rows = [row.strip() for other in repository.files.values() for row in other.splitlines() if shown in row]
+    if len(rows) != 1:
+        raise Unsuitable
+    row = rows[0]
 
     def oracle() -> Oracle:
-        yield Step(f"Read {path} and look for `{shown}`.", (Call("read", {"path": path}),))
-        # The whole line is said first: repeating it is easy, and then the value stands near the answer.
-        row = next(row.strip() for row in text.splitlines() if re.match(rf'\s*"?{shown}\b', row))
+        # A search shows one line where reading shows them all: then there is but one value to repeat.
+        yield Step(f"Search for `{shown}`.", (Call("grep", {"pattern": shown}),))
         yield Step(f"`{shown}` is here: {row}", text=f"`{shown}` is `{value}`.")
 
     def check(outcome: Outcome) -> bool:
@@ -172,15 +174,17 @@ def delete_line(names: Names) -> Task:
     by_number = rng.random() < 0.5
     if by_number:
         prompt = rng.choice(phrasing.DELETE_NUMBER).format(path=path, n=n + 1)
-        first = f"Read {path} to see line {n + 1}."
     else:
         (a,) = phrasing.quoted(rng, line, bare=False)
         prompt = rng.choice(phrasing.DELETE).format(path=path, a=a)
-        first = f"Read {path} to see `{line}`."
 
     def oracle() -> Oracle:
-        yield Step(first, (Call("read", {"path": path}),))
-        yield Step(f"Delete `{line}`.", (_edit(path, line + "\n", ""),))
+        if by_number:
+            yield Step(f"Read {path} to see line {n + 1}.", (Call("read", {"path": path}),))
+            # As the tool numbers its lines: number and tab lead to the line that is to be repeated.
+            yield Step(f"{n + 1}\t{line}\nDelete this line.", (_edit(path, line + "\n", ""),))
+        else:
+            yield Step(f"Delete `{line}` in {path}.", (_edit(path, line + "\n", ""),))
         yield Step("The line is gone.", text=f"Deleted the line `{line}` from {path}.")
 
     expected = _changed(repository, path, "".join(row + "\n" for i, row in enumerate(lines) if i != n))

@@ -1,8 +1,10 @@
-"""Keeps a pasted escape character from turning what follows it into key presses.
+"""Reads the terminal where Textual 8 reads it wrongly: hostile pastes, and Enter with Alt or Shift.
 
-Textual 8 goes on looking for escape sequences inside a bracketed paste. What it does not understand there it
+Textual goes on looking for escape sequences inside a bracketed paste. What it does not understand there it
 hands out as keys, line feeds and control keys among them: a text with one ESC in it could press Enter, so
 that pasting submits, or runs, what the text says. Many terminals filter a paste; tmux, for one, does not.
+
+And it takes Alt+Enter, as terminals without the kitty protocol send it, for Enter.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from textual import events
 from textual._xterm_parser import XTermParser
 from textual.drivers import linux_driver, linux_inline_driver
 from textual.message import Message
@@ -18,6 +21,12 @@ _ESCAPE: Final = "\x1b"
 _SUBSTITUTE: Final = "\x1a"
 _START: Final = "\x1b[200~"
 _END: Final = "\x1b[201~"
+_KEYS: Final = {
+    "\x1b\r": "alt+enter",
+    "\x1b[27;2;13~": "shift+enter",  # xterm's modifyOtherKeys; tmux with `extended-keys on`
+    "\x1b[27;3;13~": "alt+enter",
+    "\x1b\x7f": "alt+backspace",
+}
 
 
 class PasteFilter:
@@ -65,8 +74,8 @@ class PasteFilter:
         return ""
 
 
-class PasteSafeParser(XTermParser):
-    """Textual's parser of terminal input behind the filter."""
+class InputParser(XTermParser):
+    """Textual's parser of terminal input behind the filter, and with the keys it lacks."""
 
     def __init__(self, debug: bool = False) -> None:
         super().__init__(debug)
@@ -78,8 +87,14 @@ class PasteSafeParser(XTermParser):
         safe = self._paste_filter.feed(data)
         return super().feed(safe) if safe else ()
 
+    def _sequence_to_key_events(self, sequence: str, alt: bool = False) -> Iterable[events.Key]:
+        key = _KEYS.get(sequence)
+        if key is not None:
+            return (events.Key(key, None),)
+        return super()._sequence_to_key_events(sequence, alt)
 
-def guard_pastes() -> None:
-    """Let Textual's drivers read the terminal through the filter: before an application starts."""
+
+def mend_terminal_input() -> None:
+    """Let Textual's drivers read the terminal with this parser: before an application starts."""
     for driver in (linux_driver, linux_inline_driver):
-        vars(driver)["XTermParser"] = PasteSafeParser
+        vars(driver)["XTermParser"] = InputParser

@@ -1,4 +1,4 @@
-"""A pasted escape character presses no keys."""
+"""A pasted escape character presses no keys, and Alt+Enter is not Enter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from textual._xterm_parser import XTermParser
 from textual.drivers import linux_driver
 
 import dsv4_agent.tui.composer.composer  # noqa: F401 - importing it puts the guard in place
-from dsv4_agent.tui.composer.paste_guard import PasteFilter, PasteSafeParser
+from dsv4_agent.tui.composer.terminal_input import InputParser, PasteFilter
 
 START, END = "\x1b[200~", "\x1b[201~"
 EVIL = "see\x1b!rm -rf x\r\x1b]52;c;aGk=\x07\x1b[31m\x1b\x1b\r\x1b[20"
@@ -28,17 +28,35 @@ def test_textual_alone_makes_keys_of_such_a_paste() -> None:
 
 
 def test_a_paste_stays_one_paste() -> None:
-    (event,) = parsed(PasteSafeParser(), START + EVIL + END, "")
+    (event,) = parsed(InputParser(), START + EVIL + END, "")
     assert isinstance(event, events.Paste) and event.text == EVIL.replace("\x1b", "\x1a")
 
 
 def test_the_driver_uses_it() -> None:
-    assert linux_driver.XTermParser is PasteSafeParser
+    assert linux_driver.XTermParser is InputParser
 
 
 @pytest.mark.parametrize("text", ["", "abc", "\x1b", "\x1b[A", "\x1b[200", "\x1bb", START + END])
 def test_outside_a_paste_nothing_changes_nor_waits(text: str) -> None:
     assert PasteFilter().feed(text) == text
+
+
+@pytest.mark.parametrize(
+    ("sent", "key"),
+    [
+        ("\x1b\r", "alt+enter"),
+        ("\x1b[13;3u", "alt+enter"),
+        ("\x1b[13;2u", "shift+enter"),
+        ("\x1b[27;2;13~", "shift+enter"),
+        ("\n", "ctrl+j"),
+        ("\r", "enter"),
+        ("\x1b\x7f", "alt+backspace"),
+        ("\x17", "ctrl+w"),
+    ],
+)
+def test_what_terminals_send_for_a_key(sent: str, key: str) -> None:
+    (event,) = parsed(InputParser(), f"{sent}")
+    assert isinstance(event, events.Key) and event.key == key
 
 
 @given(

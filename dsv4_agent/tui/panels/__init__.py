@@ -1,0 +1,1 @@
+"""What opens between transcript and composer: questions, choices, pages."""

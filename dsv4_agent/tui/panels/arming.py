@@ -1,0 +1,27 @@
+"""Keys that were typed before a question was seen must not answer it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+QUIET: Final = 0.4
+"""Seconds without a key after which a person has seen the question."""
+
+
+class Arming:
+    """Deaf until the keyboard has been quiet for a moment; every key of that time begins it anew."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = clock()
+        self._armed = False
+
+    def hears(self) -> bool:
+        """Whether a key that comes now counts."""
+        if not self._armed:
+            now = self._clock()
+            self._armed = now - self._since >= QUIET
+            self._since = now
+        return self._armed
