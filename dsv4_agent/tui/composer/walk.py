@@ -22,7 +22,7 @@ class HistoryWalk:
     @property
     def begun(self) -> bool:
         """Whether the box shows a prompt of the history."""
-        return self._browser is not None
+        return self._browser is not None and not self._browser.at_draft
 
     def older(self) -> None:
         """Show the next older prompt, if there is one."""

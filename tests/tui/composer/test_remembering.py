@@ -31,6 +31,21 @@ async def test_arrows_walk_through_the_history_and_back_to_the_draft(session) ->
         assert seen == ["two", "one", "one", "two", "draft", "draft"]
 
 
+async def test_whether_the_history_is_open_is_known(session) -> None:
+    async with session() as hands:
+        await hands.press("up")
+        assert not hands.app.composer.in_history  # there is nothing to walk through
+        await give(hands, "old")
+        await hands.press("up")
+        assert hands.app.composer.in_history
+        await hands.press("down")
+        assert not hands.app.composer.in_history
+        await hands.press("ctrl+r")
+        assert hands.app.composer.in_history
+        await hands.press("escape")
+        assert not hands.app.composer.in_history
+
+
 async def test_arrows_move_inside_the_text_first(session) -> None:
     async with session() as hands:
         await give(hands, "old")
