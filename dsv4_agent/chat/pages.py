@@ -26,11 +26,13 @@ _BAR = 24
 def help_page(commands: Iterable[tuple[str, str]], keys: Iterable[tuple[str, str]]) -> str:
     """What can be typed and pressed."""
     rows = [
-        "Write what should be done and press Enter. Words written while the agent works reach it at the next",
-        "chance; Esc stops it, keeping what was done; Esc Esc goes back to an earlier prompt.",
+        "Write what should be done and press Enter. What you write while the",
+        "agent works reaches it at the next chance. Esc stops it, keeping what",
+        "was done; Esc Esc goes back to an earlier prompt.",
         "",
-        "  @path   mention a file         !command   run a command yourself; the model reads its output",
-        "  /       commands               Ctrl+J     a line break (Shift+Enter where the terminal can)",
+        "  @path      mention a file: the model gets its text",
+        "  !command   run a command yourself: the model reads its output",
+        "  /command   one of these:",
         "",
         "Commands",
         *_table(commands),
@@ -83,7 +85,7 @@ def doctor_page(status: Status) -> str:
         "bubblewrap": shutil.which("bwrap") or "missing: commands run without a sandbox; install bubblewrap",
         "ripgrep": shutil.which("rg") or "missing: searches use the slower built-in one",
         "terminal": f"{os.environ.get('TERM', '?')} {os.environ.get('COLORTERM', '')}".strip(),
-        "encoding": sys.stdout.encoding or "?",
+        "encoding": sys.getfilesystemencoding(),
         "model": f"{status.model} ({status.backend or 'not loaded'})",
         "window": f"{status.window:,} tokens",
         "sandbox": status.sandbox or "not known before the first prompt",

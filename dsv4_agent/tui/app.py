@@ -169,8 +169,11 @@ class ChatApp(App[None]):
 
     @on(messages.Submitted)
     def _say(self, event: messages.Submitted) -> None:
-        self._spawn(self.dialogue.submit(event.text, event.shown))
-        self.call_later(self.after_event)
+        self._spawn(self._submit(event.text, event.shown))
+
+    async def _submit(self, text: str, typed: str) -> None:
+        await self.dialogue.submit(text, typed)
+        self.after_event()
 
     @on(messages.ShellSubmitted)
     def _shell(self, event: messages.ShellSubmitted) -> None:

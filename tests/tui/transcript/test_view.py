@@ -11,6 +11,7 @@ from textual.selection import Selection
 from dsv4_agent.loop.events import (
     AgentMessageItem,
     CommandExecutionItem,
+    Compacted,
     ContextUpdated,
     Event,
     ItemCompleted,
@@ -22,11 +23,10 @@ from dsv4_agent.loop.events import (
     PrefixBreak,
     ReasoningItem,
     Retry,
+    Rewound,
     RunResult,
     Subtype,
     TurnStarted,
-    Compacted,
-    Rewound,
     UserMessage,
 )
 from dsv4_agent.tui.transcript.view import TranscriptView
