@@ -87,5 +87,12 @@ def rules_for(tool: str, arguments: Mapping[str, object]) -> tuple[Rule, ...]:
     return (Rule(name, None, name),)
 
 
+def in_words(rules: tuple[Rule, ...]) -> str:
+    """What rules of `rules_for` allow, for the person who is asked."""
+    if any(rule.pattern is None for rule in rules):
+        return f"every {rules[0].tool}"
+    return ", ".join(rule.pattern or "" for rule in rules)
+
+
 def _exactly(line: str) -> Rule:
     return Rule("shell", line, f"shell({line})")

@@ -77,6 +77,7 @@ class ChatApp(App[None]):
         self.settings = settings or Settings()
         self.dialogue = Dialogue(options)
         self._options = options
+        self.greeting_folder = str(options.directory.resolve())
         self._showing = Showing(self)
         self._pressed: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,7 +101,7 @@ class ChatApp(App[None]):
             self.status_line.still = True
         if self.settings.keys:
             self.set_keymap(dict(self.settings.keys))
-        folder = plain_line(str(self._options.directory.resolve()), 200)
+        folder = plain_line(self.greeting_folder, 200)
         hello = f"dsv4 {__version__} in {folder}. Ask for something; ? shows what you can do."
         self.transcript.add_notice("info", hello)
         self.composer.focus()

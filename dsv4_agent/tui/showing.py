@@ -52,13 +52,13 @@ class Showing:
         self._app.transcript.add_notice(kind, text)
 
     def _ask(self, question: ApprovalRequested) -> None:
-        from dsv4_agent.chat.standing_rules import rules_for
+        from dsv4_agent.chat.standing_rules import in_words, rules_for
         from dsv4_agent.tui.panels.approval import ApprovalPanel
 
         rules = rules_for(question.tool, question.input)
         self._question = question.id
         app = self._app
-        panel = ApprovalPanel(question, " ".join(rule.text for rule in rules))
+        panel = ApprovalPanel(question, in_words(rules))
         app.open_panel(panel)
         app.bell()
 

@@ -65,12 +65,11 @@ class StatusLine(Widget):
     def _parts(self) -> list[str]:
         status, kv = self._status, self._status.kv
         queued = f"{status.queued} queued" if status.queued else ""
-        cache = speed = held = window = ""
+        cache = turn = speed = held = window = ""
         if kv is not None:
             cache = f"KV {kv.used:,} ({share(kv.used, kv.limit)})"
             window = f"of {kv.limit:,}"
             turn = f"↺{kv.reused:,} +{kv.prefilled:,}"
-            cache = f"{cache} {turn}"
             held = size(sum(kv.bytes.values())) if kv.bytes else ""
         elif status.window:
             window = f"window {status.window:,}"
@@ -82,8 +81,9 @@ class StatusLine(Widget):
             plain_line(status.model, 30),
             status.mode,
             cache,
-            held,
+            turn,
             speed,
+            held,
             plain_line(status.branch, 30),
             effort,
             window,

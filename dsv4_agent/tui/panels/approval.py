@@ -183,8 +183,7 @@ def _title(question: ApprovalRequested) -> str:
 
 
 def _reason(question: ApprovalRequested) -> str:
-    rule = f" · rule {question.rule}" if question.rule else ""
-    return f"{question.reason} ({question.source}{rule})"
+    return f"{question.reason} (rule {question.rule})" if question.rule else question.reason
 
 
 def _rows(question: ApprovalRequested) -> MakeRows:
