@@ -31,14 +31,18 @@ class StatusLine(Widget):
         super().__init__()
         self._status = status
         self._frame = 0
+        self._moving = True
 
     def on_mount(self) -> None:
         self.set_interval(_TICK, self._tick)
 
     def _tick(self) -> None:
-        if self._status.busy or self._status.phase is Phase.LOADING:
+        # Once more after the last one: not every end comes with an event.
+        moving = self._status.busy or self._status.phase is Phase.LOADING
+        if moving or self._moving:
             self._frame += 1
             self.refresh()
+        self._moving = moving
 
     def render(self) -> Content:
         width = self.size.width - 2
