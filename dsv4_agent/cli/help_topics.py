@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
+TOPICS: Final = ("exit-codes", "events", "schema", "scripted", "settings")
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
 _EVENTS: Final = """\
@@ -13,6 +14,7 @@ _EVENTS: Final = """\
 
   init                what the run works with: model, repository, permissions, tools. Always first, except
                       that a run which fails before it can begin prints only its result
+  user.message        what a person said reaches the model
   turn.started        the model is asked
   item.started        a piece of work begins: reasoning, agent_message, command_execution, file_change,
                       tool_call
@@ -23,12 +25,31 @@ _EVENTS: Final = """\
   retry               the model is asked again after delay_ms
   context.updated     tokens in the KV state: used, reused, prefilled, and what fills the context
   prefix.break        cached tokens are lost: why, and how many
+  approval.requested, rewound, compacted: only in sessions of dsv4 chat, whose journals hold the same events
   notice              a guard's or a repair's note
   turn.completed      tokens and speed of the turn
   result              how the run ended; always last, always exactly one. error is one line with its remedy
 
 Ignore event types, item types and fields that you don't know: within a schema version they are only added.
 --output-format json prints the result object alone. `dsv4 help schema` prints the JSON Schema of all events.
+"""
+
+_SETTINGS: Final = """\
+`config.toml` in your configuration folder ($DSV4_CONFIG_DIR; `/doctor` in the chat says where it is):
+
+  [tui]
+  theme = "dsv4-dark"            # dsv4-dark, dsv4-light, dsv4-contrast
+  reduced_motion = false         # true: nothing moves by itself
+
+  [chat]
+  model = "nano"                 # as --model
+  permission_mode = "default"    # plan, default, accept-edits, auto
+
+  [keys]                         # the id of a key binding = other keys, comma-separated
+  "app.cycle_mode" = "f2"
+
+Nothing of the kind is ever read from a repository. The ids of key bindings:
+
 """
 
 _SCRIPTED: Final = """\
@@ -38,9 +59,9 @@ _SCRIPTED: Final = """\
 
 @app.command()
 def help(
-    topic: Annotated[str, typer.Argument(help="exit-codes, events, schema or scripted.")] = "",
+    topic: Annotated[str, typer.Argument(help="exit-codes, events, schema, scripted or settings.")] = "",
 ) -> None:
-    """Explain exit-codes, events, schema or scripted."""
+    """Explain exit-codes, events, schema, scripted or settings."""
     match topic:
         case "exit-codes":
             from dsv4_agent.workbench.exit_codes import table
@@ -52,15 +73,32 @@ def help(
             from dsv4_agent.headless.schemas import events_schema_text
 
             page = events_schema_text()
+        case "settings":
+            page = _SETTINGS + _bindings()
         case "scripted":
             page = _SCRIPTED + "\n" + _scripted_format()
         case "":
-            page = (
-                "Topics: exit-codes, events, schema, scripted. For a command's options: dsv4 COMMAND --help\n"
-            )
+            topics = ", ".join(TOPICS)
+            page = f"Topics: {topics}. For a command's options: dsv4 COMMAND --help\n"
         case _:
-            raise typer.BadParameter(f"no topic {topic!r}: there are exit-codes, events, schema and scripted")
+            raise typer.BadParameter(f"no topic {topic!r}: there are {', '.join(TOPICS)}")
     typer.echo(page, nl=False)
+
+
+def _bindings() -> str:
+    from textual.binding import Binding
+
+    from dsv4_agent.tui.app import ChatApp
+    from dsv4_agent.tui.composer.composer import Composer
+    from dsv4_agent.tui.panels.approval import ApprovalPanel
+
+    found = [
+        binding
+        for owner in (ChatApp, Composer, ApprovalPanel)
+        for binding in owner.BINDINGS
+        if isinstance(binding, Binding) and binding.id
+    ]
+    return "".join(f"  {b.id:<26} {b.key:<24} {b.description}\n" for b in found)
 
 
 def _scripted_format() -> str:

@@ -110,3 +110,75 @@ def test_a_journal_without_sense_is_named(tmp_path: Path) -> None:
     session.close()
     with pytest.raises(JournalError, match="does not hold a session"):
         replay(session.journal_path)
+
+
+def user(text: str, turn: int = 0) -> Entry:
+    return Entry(EntryKind.USER, turn, (Segment(text, False),), (10, turn))
+
+
+def sampled(turn: int) -> Entry:
+    return Entry(EntryKind.SAMPLED, turn, (Segment("y", True),), (20, turn))
+
+
+def talked(tmp_path: Path) -> Session:
+    session = Session.create(directory=tmp_path)
+    session.append(prompt())
+    for turn in (1, 2, 3):
+        session.append_prompt(user(f"p{turn}", turn - 1), f"p{turn}")
+        session.append(sampled(turn))
+        session.start_call(turn, 0, "read", {})
+        session.end_call(turn, 0, "r", "completed")
+    return session
+
+
+def same(session: Session) -> None:
+    """What the journal alone gives is what the session is."""
+    replayed = replay(session.journal_path)
+    assert replayed.transcript.entries == session.transcript.entries
+    assert replayed.prompts == list(session.prompts)
+    assert replayed.calls == session.recorded_calls
+    assert replayed.summary == session.summary
+
+
+def test_going_back_forgets_what_came_after_in_the_journal_too(tmp_path: Path) -> None:
+    session = talked(tmp_path)
+    assert session.rewind(1).text == "p2"
+    assert session.transcript.tokens() == [1, 2, 10, 0, 20, 1]
+    assert [mark.text for mark in session.prompts] == ["p1"]
+    assert set(session.recorded_calls) == {(1, 0)}
+    same(session)
+    session.append_prompt(user("other", 1), "other")
+    same(session)
+    with pytest.raises(IndexError):
+        session.rewind(9)
+    same(session)
+    session.rewind(0)
+    assert session.transcript.entries == (prompt(),)
+    same(session)
+
+
+def test_compaction_keeps_the_opening_and_the_summary_until_a_prompt_brings_it(tmp_path: Path) -> None:
+    session = talked(tmp_path)
+    session.compact("what matters")
+    assert session.transcript.entries == (prompt(),)
+    assert session.summary == "what matters" and session.prompts == []
+    same(session)
+    session.append_prompt(user("on"), "on")
+    assert session.summary is None
+    same(session)
+
+
+def test_another_opening_is_in_the_journal(tmp_path: Path) -> None:
+    session = talked(tmp_path)
+    session.replace_prompt(Entry(EntryKind.PROMPT, 0, (Segment("other", True),), (7, 8, 9)))
+    assert session.transcript.tokens()[:4] == [7, 8, 9, 10]
+    same(session)
+
+
+def test_a_crash_between_a_mark_and_its_entry_leaves_no_mark(tmp_path: Path) -> None:
+    session = talked(tmp_path)
+    session.close()
+    lines = session.journal_path.read_bytes().splitlines(keepends=True)
+    mark = next(i for i, line in enumerate(lines) if b'"text":"p3"' in line and b'"kind":"prompt"' in line)
+    session.journal_path.write_bytes(b"".join(lines[: mark + 1]))
+    assert [m.text for m in replay(session.journal_path).prompts] == ["p1", "p2"]
