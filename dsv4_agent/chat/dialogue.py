@@ -329,7 +329,7 @@ class Dialogue:
 
     async def _opened(self) -> Conversation | None:
         if self.conversation is None:
-            self._say("error", "there is no model: choose one with /model")
+            self._say("error", "nothing is open: the reason is above; /model NAME tries again")
         return self.conversation
 
     async def _attachments(self, text: str, typed: str | None) -> str | None:

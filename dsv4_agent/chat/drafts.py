@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Final
 
 from dsv4_agent.session.session import state_directory
 from dsv4_agent.workbench.plain_text import without_surrogates
+from dsv4_agent.workbench.private_file import write_private
 
 SAVE_SECONDS: Final = 1.0
 """A front end saves at most this often while the user types, and once more when typing has paused."""
@@ -67,9 +66,8 @@ class DraftStore:
             "pasted_start": draft.pasted_start,
         }
         try:
-            for folder in (self._path.parent.parent, self._path.parent):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _replace(self._path, json.dumps(record).encode())
+            # Not flushed to the disk: this guards against a crash of the program, and typing must not wait.
+            write_private(self._path, json.dumps(record), durable=False)
         except OSError as error:
             self.warning = f"The draft can't be kept: {error.strerror or error} ({self._path})."
 
@@ -79,16 +77,3 @@ class DraftStore:
             self._path.unlink(missing_ok=True)
         except OSError as error:
             self.warning = f"The old draft can't be removed: {error.strerror or error} ({self._path})."
-
-
-def _replace(path: Path, data: bytes) -> None:
-    # Not flushed to the disk: this guards against a crash of the program, and typing must not wait.
-    handle, name = tempfile.mkstemp(prefix=".draft.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Final
 
 from dsv4_agent.session.session import state_directory
 from dsv4_agent.workbench.plain_text import without_surrogates
+from dsv4_agent.workbench.private_file import write_private
 
 _CAP: Final = 5_000
 _SLACK: Final = 1_000  # so many entries above the cap before the file is written anew
@@ -130,7 +130,7 @@ class History:
                 if not held:
                     return
                 entries = list(_parse(_tail(self._path)))[-self._cap :]
-                _replace(self._path, b"".join(map(_line, entries)))
+                write_private(self._path, b"".join(map(_line, entries)))
         except OSError as error:
             self._warn(error)
         self._refresh()
@@ -221,17 +221,3 @@ def _try_lock(descriptor: int) -> bool:
             return False
         else:
             return True
-
-
-def _replace(path: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # made with mode 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise

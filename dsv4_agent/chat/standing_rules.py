@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dsv4_agent.permissions.rules import Rule, RuleError, parse_rule
 from dsv4_agent.permissions.shell import analyse, as_text
-from dsv4_agent.workbench.atomic_text import write_private
+from dsv4_agent.workbench.private_file import write_private
 from dsv4_agent.workbench.settings import config_directory
 
 FILE = "allowed.json"

@@ -21,7 +21,7 @@ class Phase(StrEnum):
     ASKING = "waiting for your answer"
     COMPACTING = "compacting"
     STOPPING = "stopping"
-    FAILED = "no model"
+    FAILED = "not ready"
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import platformdirs
 
-from dsv4_agent.workbench.atomic_text import write_private
+from dsv4_agent.workbench.private_file import write_private
 
 FILE = "config.toml"
 T = TypeVar("T", str, bool)
