@@ -76,9 +76,8 @@ def _changed(printer: Printer, item: FileChangeItem, seen: tuple[FileChangeInfo,
     if not item.changes:
         printer.say(Label.EDIT, f"{plain_line(item.path)}, no change")
     for change in item.changes:
-        text = (
-            f"{plain_line(change.path)}, {_KINDS.get(change.kind, '')}{counts(change.added, change.removed)}"
-        )
+        kind = _KINDS.get(change.kind, "")
+        text = f"{plain_line(change.path)}, {kind}{counts(change.added, change.removed)}"
         diff = [] if change in seen or not change.diff else list(hunk_lines(change.diff))
         printer.say(Label.EDIT, text, folded(diff, _DIFF_LINES))
 

@@ -110,14 +110,18 @@ class Narrator:
     def _completed(self, item: Item) -> None:
         match item:
             case ReasoningItem():
-                stream = self._streams.pop(item.id, None) or LineStream(self._printer, Label.THINKING)
-                stream.end(item.text)
+                self._end_stream(item, Label.THINKING)
             case AgentMessageItem():
-                stream = self._streams.pop(item.id, None) or LineStream(self._printer, Label.ANSWER)
-                stream.end(item.text)
+                self._end_stream(item, Label.ANSWER)
             case CommandExecutionItem() | FileChangeItem() | ToolCallItem():
                 question = self._asked.pop(item.id, None)
                 print_end(self._printer, item, () if question is None else question.changes)
+
+    def _end_stream(self, item: ReasoningItem | AgentMessageItem, label: Label) -> None:
+        stream = self._streams.pop(item.id, None)
+        if stream is None:
+            stream = LineStream(self._printer, label)
+        stream.end(item.text)
 
     def _denied(self, event: PermissionDenied) -> None:
         call = f"{plain_line(event.tool)} {argument_text(event.input)}".rstrip()

@@ -1,4 +1,4 @@
-"""Labelled lines: the one way in which text reaches the terminal. Everything foreign is made harmless here."""
+"""Labelled lines: the one way in which text reaches the terminal. It makes all of it harmless."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from dsv4_agent.chat.status import Phase
 from dsv4_agent.permissions.decision import PermissionMode
 from dsv4_agent.plain.activity import at_work
 from dsv4_agent.plain.answers import Answering
-from dsv4_agent.plain.bindings import KEYS
 from dsv4_agent.plain.desk import Desk
+from dsv4_agent.plain.keys import KEYS
 from dsv4_agent.plain.labels import PROMPT, Label
 from dsv4_agent.plain.narrator import Narrator
 from dsv4_agent.plain.outcomes import help_text, keys_text, print_outcome

@@ -50,8 +50,9 @@ Reading = Typed | Broken | Ended | Withdrawn
 class Terminal(Protocol):
     """Prints whole lines at any time and reads one text at a time. Used in one event loop.
 
-    `echoes`: what is typed stays visible. `edits`: a text can be put into the prompt. `patient`: input is taken when the chat is free for it, as from a
-    file. `ended`: nothing will ever be read again. `gone`: nothing can be printed any more.
+    `echoes`: what is typed stays visible. `edits`: a text can be put into the prompt. `patient`: input is
+    taken when the chat is free for it, as from a file. `ended`: nothing will ever be read again. `gone`:
+    nothing can be printed any more.
     """
 
     @property
