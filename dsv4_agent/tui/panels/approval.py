@@ -94,7 +94,7 @@ class ApprovalPanel(Widget, can_focus=True):
         yield Reading(_rows(self._question))
         yield Static("", id="below", markup=False)
         yield Static(self._choices(), id="choices")
-        yield Input(placeholder="Why not? The model is told. Enter sends, empty says just no.")
+        yield Input(placeholder="Why not? The model is told. Enter sends, empty says just no.", compact=True)
 
     def on_mount(self) -> None:
         self.call_after_refresh(self._count_below)
