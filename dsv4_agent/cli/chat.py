@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from dsv4_agent.chat.options import ChatOptions
+from dsv4_agent.cli.front_end import wants_plain
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
 from dsv4_agent.permissions.rules import Rule, RuleError, parse_rules
 from dsv4_agent.workbench.model_options import NANO, Effort, ModelOptions
@@ -99,13 +99,7 @@ def chat(
         resume="last" if proceed and resume is None else resume,
         seed=seed,
     )
-    raise typer.Exit(_plain(options) if plain or _wants_plain() else _screen(options, settings))
-
-
-def _wants_plain() -> bool:
-    # The screen is drawn on standard error, so that one counts as well.
-    screen = all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
-    return not screen or os.environ.get("TERM", "dumb") in ("dumb", "") or "DSV4_PLAIN" in os.environ
+    raise typer.Exit(_plain(options) if plain or wants_plain() else _screen(options, settings))
 
 
 def _screen(options: ChatOptions, settings: Settings) -> int:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from dsv4_agent.chat.options import ChatOptions
 from dsv4_agent.cli import chat as module
+from dsv4_agent.cli.front_end import wants_plain
 from dsv4_agent.permissions.decision import PermissionMode
 from dsv4_agent.workbench.settings import FILE, Settings
 
@@ -27,7 +28,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object
 
     monkeypatch.setattr(module, "_screen", screen)
     monkeypatch.setattr(module, "_plain", plain)
-    monkeypatch.setattr(module, "_wants_plain", lambda: False)
+    monkeypatch.setattr(module, "wants_plain", lambda: False)
     monkeypatch.setenv("DSV4_CONFIG_DIR", str(tmp_path))
     monkeypatch.delenv("DSV4_MODEL", raising=False)
     return seen
@@ -89,3 +90,27 @@ def test_a_missing_directory_and_a_bad_rule(started: dict[str, object]) -> None:
     assert run("-C", "/nowhere/at/all")[0] == 42
     assert run("--allowed-tools", "shell(")[0] == 2
     assert not started
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"),
+    [
+        ({"TERM": "xterm-256color"}, False),
+        ({"TERM": "dumb"}, True),
+        ({}, True),
+        ({"TERM": "xterm", "DSV4_PLAIN": "1"}, True),
+        ({"TERM": "xterm", "ACCESSIBILITY_ENABLED": "1"}, True),
+        ({"TERM": "xterm", "ACCESSIBILITY_ENABLED": "0"}, False),
+    ],
+)
+def test_the_front_end_suits_the_terminal(
+    environment: dict[str, str], wanted: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{name}.isatty", lambda: True, raising=False)
+    assert wants_plain(environment, tmp_path) is wanted
+    process = tmp_path / "123"
+    process.mkdir()
+    (process / "comm").write_text("orca\n")
+    assert wants_plain(environment, tmp_path)
+    assert wants_plain(environment, tmp_path / "nowhere") is wanted
