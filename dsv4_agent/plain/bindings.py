@@ -16,6 +16,7 @@ from dsv4_agent.chat.editor import edit_text
 from dsv4_agent.plain.labels import Label
 from dsv4_agent.plain.pasting import Pastes, harmless
 from dsv4_agent.plain.printer import folded
+from dsv4_agent.plain.steady import SteadyOutput
 from dsv4_agent.plain.terminal import Broken, Ended, Typed
 
 _LISTED = 30
@@ -83,6 +84,8 @@ def make_bindings(actions: Actions) -> KeyBindings:
         buffer = event.current_buffer
 
         def edit() -> None:
+            if isinstance(event.app.output, SteadyOutput):
+                event.app.output.release()
             # In this thread: nothing may be printed while the editor has the terminal.
             edited = edit_text(buffer.text)
             if edited.text is not None:

@@ -22,6 +22,8 @@ class Desk:
         self.asked: Question | None = None
         """The question whose prompt is on the screen."""
         self.leave_when_done = False
+        self.stop_wanted = False
+        """Ctrl+C came while a run was being prepared: it is stopped as soon as it can be."""
         self.left = asyncio.Event()
 
     @property
@@ -61,6 +63,7 @@ class Desk:
     def settle(self) -> None:
         """All is done."""
         self.settled = self.settled_once = True
+        self.stop_wanted = False
         self.free.set()
         self._terminal.refresh()
         if self.leave_when_done:

@@ -13,7 +13,7 @@ from prompt_toolkit.history import DummyHistory, History
 from prompt_toolkit.input import Input
 from prompt_toolkit.input.typeahead import clear_typeahead
 from prompt_toolkit.key_binding import KeyBindings
-from prompt_toolkit.output import ColorDepth, Output
+from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.shortcuts import CompleteStyle, PromptSession
 
 from dsv4_agent.chat.drafts import SAVE_SECONDS, Draft, DraftStore
@@ -21,6 +21,7 @@ from dsv4_agent.plain.bindings import Actions, make_bindings
 from dsv4_agent.plain.labels import INDENT, PROMPT, Label
 from dsv4_agent.plain.pasting import Pastes
 from dsv4_agent.plain.shown import Harmless
+from dsv4_agent.plain.steady import SteadyOutput
 from dsv4_agent.plain.terminal import Ask, Broken, Ended, Reading, Typed, Withdrawn
 
 
@@ -34,7 +35,7 @@ class KeyboardTerminal:
     def __init__(
         self,
         source: Input,
-        sink: Output,
+        sink: SteadyOutput,
         *,
         history: History,
         completer: Completer,
@@ -67,6 +68,9 @@ class KeyboardTerminal:
         if self._saving is not None:
             self._saving.cancel()
             self._keep()
+        if not self.gone:
+            with contextlib.suppress(OSError, ValueError):
+                self._sink.release()
         self._stack.close()
 
     def write(self, text: str) -> None:

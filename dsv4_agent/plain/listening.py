@@ -44,6 +44,8 @@ class Listener:
                 if timeout is None:
                     self._desk.settled = False
                     still = 0
+                if self._desk.stop_wanted and self._dialogue.interrupt():
+                    self._desk.stop_wanted = False
                 if coming.done():
                     self._show(coming.result())
                     coming = asyncio.ensure_future(anext(stream))

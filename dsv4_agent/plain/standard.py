@@ -27,20 +27,17 @@ def standard_terminal(parts: Parts) -> Terminal:
 
 def _keyboard(parts: Parts, history: History) -> Terminal:
     from prompt_toolkit.input import create_input
-    from prompt_toolkit.output.vt100 import Vt100_Output
 
     from dsv4_agent.plain.completion import ChatCompleter
     from dsv4_agent.plain.keyboard import KeyboardTerminal
     from dsv4_agent.plain.past import Past
+    from dsv4_agent.plain.steady import standard_output
 
-    sink = Vt100_Output.from_pty(sys.stdout, term=os.environ.get("TERM"), enable_bell=False)
-    # Asking where the cursor is would put the answer among the keys of a slow line.
-    sink.enable_cpr = False
     directory = parts.options.directory
     names = [command.name for command in COMMANDS]
     return KeyboardTerminal(
         create_input(sys.stdin),
-        sink,
+        standard_output(),
         history=Past(history),
         completer=ChatCompleter(names, parts.complete, MentionIndex(directory)),
         drafts=DraftStore(directory),

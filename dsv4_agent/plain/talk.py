@@ -77,6 +77,10 @@ class Talk:
         elif question is not None:
             self._desk.drop(question)
             self._printer.say(Label.NOTICE, "not answered.")
+        elif at_work(self._dialogue) and self._dialogue.status.phase is not Phase.LOADING:
+            if not self._desk.stop_wanted:
+                self._printer.say(Label.NOTICE, "stopping.")
+            self._desk.stop_wanted = True
         elif had_text:
             self._printer.say(Label.NOTICE, "the line is thrown away.")
         elif self._warned:

@@ -30,7 +30,7 @@ options = ChatOptions(
 )
 sys.exit(asyncio.run(chat(options)))
 """
-_PATIENCE = 60  # seconds: a busy machine fails nothing
+_PATIENCE = 20  # seconds: a busy machine fails nothing
 
 
 class Process:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import PipeInput, create_pipe_input
-from prompt_toolkit.output.vt100 import Vt100_Output
 
 from dsv4_agent.chat.commands import COMMANDS
 from dsv4_agent.chat.drafts import DraftStore
@@ -22,6 +21,7 @@ from dsv4_agent.plain.completion import ChatCompleter
 from dsv4_agent.plain.keyboard import KeyboardTerminal
 from dsv4_agent.plain.parts import Parts
 from dsv4_agent.plain.past import Past
+from dsv4_agent.plain.steady import SteadyOutput
 from dsv4_agent.workbench.model_options import ModelOptions
 
 EDIT = "call: edit\n  path: app.py\n  old_string: old\n  new_string: new\n"
@@ -38,7 +38,7 @@ class Keys:
         self._seen = 0
 
     def make(self, parts: Parts) -> KeyboardTerminal:
-        output = Vt100_Output(self.screen, lambda: Size(rows=24, columns=80), term="xterm", enable_cpr=False)
+        output = SteadyOutput(self.screen, lambda: Size(rows=24, columns=80), term="xterm", enable_cpr=False)
         terminal = KeyboardTerminal(
             self._source,
             output,
@@ -192,3 +192,12 @@ async def test_earlier_prompts_come_with_up_and_rewind_fills_the_prompt(workspac
         keys.press(" and more\r")
         await keys.until("Answer: Two.")
         assert History(workspace).browse()[0] == "from before and more"
+
+
+async def test_ctrl_c_right_after_enter_stops_what_has_hardly_begun(workspace: Path) -> None:
+    async with keys_for("delay: 60\ntext: Never.\n---\ntext: Next.", workspace) as keys:
+        keys.press("go\r\x03\x03")
+        await keys.until("Interrupted.")
+        await keys.until("Ready.")
+        keys.press("next\r")
+        await keys.until("Answer: Next.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -116,7 +117,7 @@ def test_a_streamed_answer_is_the_same_however_it_was_cut(text: str, cuts: list[
         return "".join(out)
 
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
-    pieces = [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [text[a:b] for a, b in itertools.pairwise(places)]
     assert printed(pieces) == printed([])
 
 
