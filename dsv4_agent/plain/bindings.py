@@ -59,8 +59,8 @@ def make_bindings(actions: Actions) -> KeyBindings:
         actions.pastes.add(text, at_start=event.current_buffer.cursor_position == 0)
         event.current_buffer.insert_text(text)
 
-    @bindings.add("c-c")
-    @bindings.add("<sigint>")
+    @bindings.add("c-c", filter=editing)
+    @bindings.add("<sigint>", filter=editing)
     def _stop(event: KeyPressEvent) -> None:
         event.app.exit(result=Broken(bool(event.current_buffer.text)))
 

@@ -94,6 +94,9 @@ class KeyboardTerminal:
         session = self._question if ask.question else self._chat
         self._current = session
         session.app.erase_when_done = False
+        # A prompt that was withdrawn in the middle of a search leaves the keys with the search.
+        session.layout.search_links.clear()
+        session.layout.focus(session.default_buffer)
 
         def prompt() -> str:
             # Without words of one's own there is nothing to hear while the agent works.

@@ -25,7 +25,7 @@ class SteadyOutput(Vt100_Output):
 
 
 def standard_output() -> SteadyOutput:
-    """Standard output. Where the cursor is is not asked: the answer would come among the keys of a slow line."""
+    """Standard output, never asked where the cursor is: the answer would come among the keys."""
     term = os.environ.get("TERM")
     return SteadyOutput(sys.stdout, _size, term=term, enable_bell=False, enable_cpr=False)
 

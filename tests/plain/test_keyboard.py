@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import PipeInput, create_pipe_input
 
@@ -201,3 +202,33 @@ async def test_ctrl_c_right_after_enter_stops_what_has_hardly_begun(workspace: P
         await keys.until("Ready.")
         keys.press("next\r")
         await keys.until("Answer: Next.")
+
+
+async def test_a_search_ends_with_ctrl_c_or_with_the_prompt_that_was_withdrawn(workspace: Path) -> None:
+    History(workspace).add("from before")
+    async with keys_for(f"text: One.\n---\ndelay: 1\n{EDIT}---\ntext: Two.", workspace) as keys:
+        await asyncio.sleep(0.2)
+        keys.press("\x12bef")
+        await keys.drawn("I-search")
+        keys.press("\x03mine\r")
+        await keys.until("Answer: One.")
+        assert History(workspace).browse()[0] == "mine"
+        await keys.until("Ready.")
+        keys.press("go\r\x12bef")
+        await keys.until("Question: may this edit be made?")
+        await keys.drawn("Allow?")
+        keys.press("y\r")
+        await keys.until("Edit: app.py, 1 added, 1 removed")
+        await keys.until("Ready.")
+        keys.press("\x15!echo back\r")
+        await keys.until("Shell: echo back, exit 0")
+
+
+async def test_the_editor_writes_the_prompt(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISUAL", "sed -i s/old/young/")
+    async with keys_for("text: One.", workspace) as keys:
+        keys.press("an old prompt\x07")
+        await keys.drawn("young")
+        keys.press("\r")
+        await keys.until("Answer: One.")
+        assert History(workspace).browse()[0] == "an young prompt"
