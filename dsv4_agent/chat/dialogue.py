@@ -16,7 +16,7 @@ from contextlib import aclosing
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from dsv4_agent.chat.events import ChatEvent, Opened, PlanReady, ShellRan
+from dsv4_agent.chat.events import ChatEvent, PlanReady, ShellRan
 from dsv4_agent.chat.options import ChatOptions
 from dsv4_agent.chat.phases import follow
 from dsv4_agent.chat.status import Phase, Status
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from dsv4_agent.chat.conversation import Conversation
+    from dsv4_agent.chat.errands import Errand
     from dsv4_agent.permissions.decision import PermissionMode
     from dsv4_agent.workbench.model_options import Effort, ModelOptions
 
@@ -53,6 +54,8 @@ class Dialogue:
         self._jobs: deque[Job] = deque()
         self._wake = asyncio.Event()
         self._running = False
+        self._preparing = False
+        self._unwanted = False
         self._shell: asyncio.Task[tuple[str, int | None]] | None = None
         self._questions: dict[str, ApprovalRequested] = {}
 
@@ -74,6 +77,11 @@ class Dialogue:
                 await self._wake.wait()
         finally:
             await self._close()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether anything is under way or waits for its turn, the opening included."""
+        return self.status.phase is Phase.LOADING or self._wake.is_set()
 
     # -- intents -----------------------------------------------------------------------------------------
 
@@ -114,7 +122,8 @@ class Dialogue:
             self.status.enter(Phase.STOPPING)
             self.conversation.agent.stop()
             return True
-        return False
+        self._unwanted = self._preparing
+        return self._preparing
 
     def answer(self, id: str, choice: Choice, reason: str = "") -> None:
         """Answer a question about a call."""
@@ -149,11 +158,15 @@ class Dialogue:
 
     def begin_anew(self) -> None:
         """Start a new conversation; the old one stays on disk."""
-        self._do(self._begin_anew)
+        from dsv4_agent.chat.errands import begin_anew
+
+        self._do(functools.partial(self._errand, begin_anew))
 
     def resume(self, wanted: str) -> None:
         """Take up another session: an id, the beginning of one, a title, or `last`."""
-        self._do(functools.partial(self._resume, wanted))
+        from dsv4_agent.chat.errands import resume
+
+        self._do(functools.partial(self._errand, functools.partial(resume, wanted)))
 
     def rewind(self, kept: int) -> str | None:
         """Go back to before prompt number `kept`; its text, or None where that can't be done now."""
@@ -165,7 +178,9 @@ class Dialogue:
 
     def set_effort(self, effort: Effort) -> None:
         """Think harder or less; what it costs is shown first (`Conversation.effort_price`)."""
-        self._do(functools.partial(self._set_effort, effort))
+        from dsv4_agent.chat.errands import set_effort
+
+        self._do(functools.partial(self._errand, functools.partial(set_effort, effort)))
 
     def load_model(self, options: ModelOptions) -> None:
         """Go on with another model, in a new conversation."""
@@ -173,7 +188,9 @@ class Dialogue:
 
     def undo(self) -> None:
         """Take back the changes of the last run."""
-        self._do(self._undo)
+        from dsv4_agent.chat.errands import undo
+
+        self._do(functools.partial(self._errand, undo))
 
     # -- jobs --------------------------------------------------------------------------------------------
 
@@ -207,14 +224,28 @@ class Dialogue:
         self.conversation.set_mode(_mode(self.status.mode))  # it may have been changed meanwhile
         self._describe()
         if self.options.resume is not None:
-            await self._resume(self.options.resume)
+            from dsv4_agent.chat.errands import resume
+
+            await self._errand(functools.partial(resume, self.options.resume))
 
     async def _prompt(self, text: str, typed: str | None) -> None:
         if (conversation := await self._opened()) is None:
+            self._read(text)
             return
-        agent = await asyncio.to_thread(conversation.ready, text)
-        notes = [conversation.take_note(), await self._attachments(text, typed)]
-        before = await asyncio.to_thread(conversation.snapshot)
+        self._preparing, self._unwanted = True, False
+        try:
+            agent = await asyncio.to_thread(conversation.ready, text)
+            notes = [conversation.take_note(), await self._attachments(text, typed)]
+            before = await asyncio.to_thread(conversation.snapshot)
+        except BaseException:
+            self._read(text)
+            raise
+        finally:
+            self._preparing = False
+        if self._unwanted:
+            self._read(text)
+            self._say("warning", f"interrupted before it was read: {text}")
+            return
         result = await self._conduct(agent.run(text, "\n\n".join(filter(None, notes)) or None))
         conversation.changed(before, await asyncio.to_thread(conversation.snapshot))
         unread = agent.take_steering()
@@ -265,59 +296,22 @@ class Dialogue:
         self._show(ShellRan(command, output, code))
         conversation.tell(f"<user_shell>\n$ {command}\n{output}\n</user_shell>")
 
-    async def _begin_anew(self) -> None:
-        if (conversation := await self._opened()) is not None:
-            conversation.note_session()
-            conversation.begin_anew()
-            self._describe()
-            self._show(Opened())
-
-    async def _resume(self, wanted: str) -> None:
-        from dsv4_agent.session.store import find_session
-
+    async def _errand(self, errand: Errand) -> None:
         if (conversation := await self._opened()) is None:
             return
-        cwd = str(conversation.setting.root)
-        info = await asyncio.to_thread(functools.partial(find_session, wanted, cwd=cwd))
-        if info is None:
-            self._say("error", f"there is no session {wanted!r}: /sessions lists them")
-            return
-        conversation.note_session()
-        events = await asyncio.to_thread(conversation.resume, info)
+        for event in await errand(conversation):
+            self._show(event)
         self._describe()
-        self._show(Opened(events))
-
-    async def _set_effort(self, effort: Effort) -> None:
-        if (conversation := await self._opened()) is not None:
-            if (broken := conversation.set_effort(effort)) is not None:
-                self._show(broken)
-            self._describe()
-            self._say("info", f"effort is now {conversation.effort}")
 
     async def _load_model(self, options: ModelOptions) -> None:
         self.status.enter(Phase.LOADING)
         if self.conversation is None:
             self.options = _with_model(self.options, options)
             await self._open()
-            return
-        self.conversation.note_session()
-        old = await asyncio.to_thread(self.conversation.load_model, options)
-        await old.backend.close()
-        self._describe()
-        self._show(Opened())
-        self._say("info", f"{self.status.model} answers from now on, in a new conversation")
+        else:
+            from dsv4_agent.chat.errands import load_model
 
-    async def _undo(self) -> None:
-        if (conversation := await self._opened()) is None:
-            return
-        restored = await asyncio.to_thread(conversation.undo)
-        if restored is None:
-            self._say("info", "there is nothing to undo")
-            return
-        if restored.files:
-            self._say("info", f"put back: {', '.join(restored.files)}")
-        if restored.kept:
-            self._say("warning", f"left alone, changed since: {', '.join(restored.kept)}")
+            await self._errand(functools.partial(load_model, options))
 
     async def _close(self) -> None:
         if (conversation := self.conversation) is not None:
@@ -348,11 +342,16 @@ class Dialogue:
         match event:
             case ApprovalRequested(id=id):
                 self._questions[id] = event
-            case UserMessage(text=text) if text in self.pending:
-                self.pending.remove(text)
-                self.status.queued = len(self.pending)
+            case UserMessage(text=text):
+                self._read(text)
         follow(self.status, event)
         self._show(event)
+
+    def _read(self, text: str) -> None:
+        """What was said is pending no more."""
+        if text in self.pending:
+            self.pending.remove(text)
+        self.status.queued = len(self.pending)
 
     def _show(self, event: ChatEvent) -> None:
         self._out.put_nowait(event)

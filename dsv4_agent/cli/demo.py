@@ -1,4 +1,4 @@
-"""`dsv4 demo`: watch the built-in model do two tasks in a sample repository, through `dsv4 run`."""
+"""`dsv4 demo`: watch the built-in model do two tasks in sample repositories, through `dsv4 run`."""
 
 from __future__ import annotations
 
@@ -57,10 +57,11 @@ class _Task:
 
 def _tasks() -> tuple[_Task, ...]:
     renamed = {path: text.replace("total_price", "final_cost") for path, text in _SHOP.items()}
-    small = {path: _SHOP[path] for path in ("basket.py", "test_basket.py")}
+    right = {path: _SHOP[path] for path in ("basket.py", "test_basket.py")}
+    misspelt = right | {"basket.py": _CART.replace("return add_tax", "return ad_tax")}
     return (
         _Task("Rename a function", "Rename total_price to final_cost everywhere.", _SHOP, renamed),
-        _Task("Run the tests", "Run the tests and tell me the result.", small, small),
+        _Task("Repair a failing test", "Run the tests and fix what fails.", misspelt, right),
     )
 
 
@@ -72,7 +73,7 @@ def demo(
     ] = "nano",
     keep: Annotated[bool, typer.Option("--keep", help="Keep the sample repositories.")] = False,
 ) -> None:
-    """Watch the built-in model edit a sample repository and run its tests."""
+    """Watch the built-in model rename a function, then repair a failing test."""
     folder = Path(tempfile.mkdtemp(prefix="dsv4-demo-"))
     try:
         done = [_show(folder / f"shop-{number}", task, model) for number, task in enumerate(_tasks(), 1)]

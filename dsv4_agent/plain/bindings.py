@@ -13,8 +13,9 @@ from prompt_toolkit.key_binding.key_processor import KeyPressEvent
 from prompt_toolkit.keys import Keys
 
 from dsv4_agent.chat.editor import edit_text
+from dsv4_agent.chat.pasted import clean
 from dsv4_agent.plain.labels import Label
-from dsv4_agent.plain.pasting import Pastes, harmless
+from dsv4_agent.plain.pasting import Pastes
 from dsv4_agent.plain.printer import folded
 from dsv4_agent.plain.steady import SteadyOutput
 from dsv4_agent.plain.terminal import Broken, Ended, Typed
@@ -55,7 +56,7 @@ def make_bindings(actions: Actions) -> KeyBindings:
 
     @bindings.add(Keys.BracketedPaste)
     def _paste(event: KeyPressEvent) -> None:
-        text = harmless(event.data)
+        text = clean(event.data).text
         actions.pastes.add(text, at_start=event.current_buffer.cursor_position == 0)
         event.current_buffer.insert_text(text)
 

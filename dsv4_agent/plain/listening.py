@@ -9,7 +9,6 @@ from typing import Final
 from dsv4_agent.chat.dialogue import Dialogue
 from dsv4_agent.chat.events import ChatEvent, PlanReady
 from dsv4_agent.loop.events import ApprovalRequested, Init, RunResult
-from dsv4_agent.plain.activity import at_work
 from dsv4_agent.plain.desk import Desk
 from dsv4_agent.plain.labels import READY, Label
 from dsv4_agent.plain.narrator import Narrator
@@ -54,7 +53,7 @@ class Listener:
                 self._announce()
                 self._narrator.quiet()
                 # Twice, because an event that was just sent is a step away from being here.
-                still = 0 if at_work(self._dialogue) else still + 1
+                still = 0 if self._dialogue.at_work else still + 1
                 if still >= 2 and not self._desk.questions:
                     self._settle()
                     self._desk.stirred.clear()

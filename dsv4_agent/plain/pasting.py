@@ -1,19 +1,6 @@
-"""What was pasted into a prompt: cleaned, and remembered so that it commands nothing."""
+"""What was pasted into a prompt is remembered, so that it commands nothing."""
 
 from __future__ import annotations
-
-import re
-
-from dsv4_agent.workbench.plain_text import plain
-
-_BREAK = re.compile("\r\n|[\r\u2028\u2029]")
-
-
-def harmless(text: str) -> str:
-    """Lines and tabs are kept; what could steer a terminal or hide from the eye is dropped."""
-    broken = _BREAK.sub("\n", text)
-    bad = {ord(character): None for character in set(broken) if plain(character) != character}
-    return broken.translate(bad)
 
 
 class Pastes:

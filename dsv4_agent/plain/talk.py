@@ -6,8 +6,8 @@ from dsv4_agent.chat import outcomes as out
 from dsv4_agent.chat.commands import MODES, Commands
 from dsv4_agent.chat.dialogue import Dialogue
 from dsv4_agent.chat.status import Phase
+from dsv4_agent.chat.submission import CommandLine, Prompt, ShellLine, judge
 from dsv4_agent.permissions.decision import PermissionMode
-from dsv4_agent.plain.activity import at_work
 from dsv4_agent.plain.answers import Answering
 from dsv4_agent.plain.desk import Desk
 from dsv4_agent.plain.keys import KEYS
@@ -16,7 +16,6 @@ from dsv4_agent.plain.narrator import Narrator
 from dsv4_agent.plain.outcomes import help_text, keys_text, print_outcome
 from dsv4_agent.plain.printer import Printer
 from dsv4_agent.plain.questions import Question, guarded, wording
-from dsv4_agent.plain.submission import CommandLine, Prompt, ShellLine, judge
 from dsv4_agent.plain.terminal import Ask, Broken, Ended, Reading, Terminal, Typed, Withdrawn
 
 _HELP = ("/help", "/?")
@@ -77,7 +76,7 @@ class Talk:
         elif question is not None:
             self._desk.drop(question)
             self._printer.say(Label.NOTICE, "not answered.")
-        elif at_work(self._dialogue) and self._dialogue.status.phase is not Phase.LOADING:
+        elif self._dialogue.at_work and self._dialogue.status.phase is not Phase.LOADING:
             if not self._desk.stop_wanted:
                 self._printer.say(Label.NOTICE, "stopping.")
             self._desk.stop_wanted = True
@@ -153,7 +152,7 @@ class Talk:
         if not text.strip():
             return
         self._desk.stir()
-        waits = at_work(self._dialogue)
+        waits = self._dialogue.at_work
         if not waits or not self._terminal.echoes:
             self._narrator.expect(text)
         if waits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -353,6 +354,41 @@ async def test_a_model_that_is_not_there_is_told_and_another_can_be_chosen(works
         await asyncio.sleep(0.01)
     dialogue.load_model(ModelOptions(name=f"scripted:{script}"))
     assert (await chat.say("hi")).result == "Here."
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_a_stop_while_a_prompt_is_prepared_holds(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with chat_with("text: Never.", workspace) as chat:
+        await chat.settle()
+        assert chat.dialogue.conversation is not None
+        snapshot = chat.dialogue.conversation.snapshot
+
+        def slow() -> str | None:
+            time.sleep(0.3)
+            return snapshot()
+
+        monkeypatch.setattr(chat.dialogue.conversation, "snapshot", slow)
+        await chat.dialogue.submit("go")
+        while not chat.dialogue.interrupt():
+            await asyncio.sleep(0.01)
+        notice = await chat.until_a(Notice)
+        assert notice.text == "interrupted before it was read: go"
+        assert chat.dialogue.pending == [] and not chat.of(UserMessage)
+
+
+async def test_a_prompt_that_can_t_begin_is_not_pending_for_ever(workspace: Path) -> None:
+    dialogue = Dialogue(ChatOptions(directory=workspace, model=ModelOptions(name="nowhere")))
+    task = asyncio.create_task(dialogue.run())
+    chat = Chat(dialogue)
+    await dialogue.submit("hi")
+    await chat.until(lambda event: isinstance(event, Notice) and "nothing is open" in event.text)
+    assert dialogue.pending == [] and dialogue.status.queued == 0
+    while dialogue.at_work:
+        await asyncio.sleep(0.01)
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task

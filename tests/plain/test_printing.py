@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from dsv4_agent.chat.dialogue import Choice
 from dsv4_agent.chat.events import Opened, ShellRan
 from dsv4_agent.chat.outcomes import Copy, Option, Page, Patch, Pick, Say, UseTheme
+from dsv4_agent.chat.submission import CommandLine, Prompt, ShellLine, judge
 from dsv4_agent.loop.events import (
     AgentMessageItem,
     ApprovalRequested,
@@ -38,7 +39,6 @@ from dsv4_agent.plain.narrator import Narrator
 from dsv4_agent.plain.outcomes import print_outcome
 from dsv4_agent.plain.printer import Printer
 from dsv4_agent.plain.questions import approval_answer
-from dsv4_agent.plain.submission import CommandLine, Prompt, ShellLine, judge
 
 NAUGHTY = [
     "\x1b[31mred\x1b[0m",

@@ -16,8 +16,9 @@ from textual.message import Message
 from textual.widgets import TextArea
 from textual.widgets.text_area import EditResult, Location, Selection
 
+from dsv4_agent.chat.pasted import clean
 from dsv4_agent.tui.composer.keys import EDITING
-from dsv4_agent.tui.composer.pastes import Pastes, clean
+from dsv4_agent.tui.composer.pastes import Pastes
 
 _WORD_BEFORE = re.compile(r"\S*\s*$")
 _SPECIAL = ("/", "!")  # first characters with a meaning

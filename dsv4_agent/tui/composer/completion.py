@@ -10,7 +10,7 @@ from typing import Final
 
 from dsv4_agent.chat.fuzzy import Candidates
 from dsv4_agent.chat.mentions import MentionIndex, written
-from dsv4_agent.tui.composer.pastes import clean
+from dsv4_agent.chat.pasted import clean
 
 LIMIT: Final = 50
 _FILE: Final = re.compile(r"""(?:^|(?<=[\s(\[{<'",;:]))@(?:"([^"]*)|([^\s"]*))$""")

@@ -18,15 +18,16 @@ from dsv4_agent.chat.drafts import Draft, DraftStore
 from dsv4_agent.chat.editor import edit_text
 from dsv4_agent.chat.history import History
 from dsv4_agent.chat.mentions import MentionIndex
+from dsv4_agent.chat.pasted import clean
+from dsv4_agent.chat.submission import CommandLine, Prompt, ShellLine, judge
 from dsv4_agent.tui.composer import messages
 from dsv4_agent.tui.composer.area import DraftArea
 from dsv4_agent.tui.composer.assist import Assist
 from dsv4_agent.tui.composer.completion import ArgumentCompleter, Completer
 from dsv4_agent.tui.composer.keeper import DraftKeeper
 from dsv4_agent.tui.composer.keys import CONVERSATION
-from dsv4_agent.tui.composer.pastes import Pastes, clean
+from dsv4_agent.tui.composer.pastes import Pastes
 from dsv4_agent.tui.composer.popup import OptionPopup
-from dsv4_agent.tui.composer.submission import Command, Prompt, Shell, classify
 from dsv4_agent.tui.composer.terminal_input import mend_terminal_input
 from dsv4_agent.tui.composer.walk import HistoryWalk
 from dsv4_agent.workbench.plain_text import plain_line
@@ -172,12 +173,13 @@ class Composer(Widget):
         self._area.check_start()
         pasted = self._area.pasted_start
         shown, text = self._area.text.strip("\n").rstrip(), self.text.strip("\n").rstrip()
-        match Prompt() if pasted else classify(shown, self._completer.commands):
-            case Prompt(skip=skip):
-                message: Message = self.Submitted(text[skip:], shown[skip:])
-            case Shell():
+        match Prompt(shown) if pasted else judge(shown, self._completer.commands):
+            case Prompt(text=kept):
+                skipped = len(shown) - len(kept)
+                message: Message = self.Submitted(text[skipped:], kept)
+            case ShellLine():
                 message = self.ShellSubmitted(text[1:].strip())
-            case Command():
+            case CommandLine():
                 message = self.CommandSubmitted(text)
         # With a space before it, a pasted `!` or `/` is still no command when it comes back.
         self._history.add(f" {text}" if pasted else text)

@@ -1,36 +1,18 @@
-"""Pasted text: made harmless, and folded into a chip when there is much of it."""
+"""Pasted text is folded into a chip when there is much of it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
-from dsv4_agent.workbench.plain_text import plain
+from dsv4_agent.chat.pasted import clean
 
 LINES: Final = 8
 CHARACTERS: Final = 1_000
 """A paste with more lines or characters than these becomes a chip."""
 
 _CHIP: Final = re.compile(r"\[paste #(\d+): [\d,]+ (?:lines?|characters)\]")
-_BREAK: Final = re.compile("\r\n|[\r\u2028\u2029]")
-
-
-@dataclass(frozen=True, slots=True)
-class Cleaned:
-    """Text without control characters, and how many were taken out."""
-
-    text: str
-    removed: int
-
-
-def clean(text: str) -> Cleaned:
-    """Keep lines and tabs; drop what could steer a terminal or hide from the eye."""
-    broken = _BREAK.sub("\n", text)
-    bad = {ord(character): None for character in set(broken) if plain(character) != character}
-    kept = broken.translate(bad) if bad else broken
-    return Cleaned(kept, len(broken) - len(kept))
 
 
 class Pastes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dsv4_agent.tui.composer.pastes import Pastes, clean
+from dsv4_agent.chat.pasted import clean
+from dsv4_agent.tui.composer.pastes import Pastes
 
 LONG = "\n".join(f"line {number}" for number in range(120))
 
