@@ -122,7 +122,9 @@ class Dialogue:
             self.status.enter(Phase.STOPPING)
             self.conversation.agent.stop()
             return True
-        self._unwanted = self._preparing
+        if self._preparing:
+            self._unwanted = True
+            self.status.enter(Phase.STOPPING)
         return self._preparing
 
     def answer(self, id: str, choice: Choice, reason: str = "") -> None:

@@ -28,7 +28,7 @@ from typing import Any, Final, Self
 
 import pyte
 
-PATIENCE: Final = 12.0
+PATIENCE: Final = 20.0
 """Seconds until a wait fails; the machine may be busy with something else."""
 
 # pyte takes these for other sequences or prints them: keyboard protocol, modifyOtherKeys, device strings.
@@ -40,7 +40,8 @@ _ESCAPES: Final = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x0
 class Terminal:
     """A process that has a terminal of `columns` x `rows` to itself.
 
-    `output` holds every byte that it has written, `lines` what the screen shows after them.
+    `output` holds every byte that it has written, `lines` what the screen shows after them (unless `draw` is
+    false). Without `echo`, keys are not shown by the terminal itself before the program takes it over.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Terminal:
         columns: int = 80,
         rows: int = 24,
         draw: bool = True,
+        echo: bool = True,
     ) -> None:
         self.output = bytearray()
         self._screen = pyte.Screen(columns, rows)
@@ -60,6 +62,8 @@ class Terminal:
         self._held = b""
         self._master, slave = pty.openpty()
         _set_size(slave, columns, rows)
+        if not echo:
+            _without_echo(slave)
         self.started = time.perf_counter()
         self.process = subprocess.Popen(
             command,
@@ -224,6 +228,12 @@ def _joined(text: str) -> str:
 def _take_terminal() -> None:
     """In the child, after `setsid`: standard input becomes its controlling terminal."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _without_echo(descriptor: int) -> None:
+    modes = termios.tcgetattr(descriptor)
+    modes[3] &= ~termios.ECHO
+    termios.tcsetattr(descriptor, termios.TCSANOW, modes)
 
 
 def _set_size(descriptor: int, columns: int, rows: int) -> None:

@@ -40,6 +40,18 @@ def test_the_status_line_says_when_the_model_has_loaded(dsv4: Any) -> None:
         assert LOADING not in chat.shown
 
 
+@pytest.mark.xfail(strict=True, reason="keys with a binding bubble up while the letters after them are typed")
+def test_keys_that_come_at_once_act_in_their_order(dsv4: Any) -> None:
+    with open_chat(dsv4, "text: Hello.\n") as chat:
+        chat.wait_for(ASK)
+        chat.send("ab\x7fc\x1b[D\x1b[Dx.")
+        chat.until(
+            lambda: any(set("abcx.") - {"b"} <= set(line) for line in chat.lines[-4:-1]), "the letters"
+        )
+        chat.wait_until_quiet(0.5)
+        chat.wait_for("│ x.ac ", seconds=3)
+
+
 def test_what_is_said_meanwhile_waits_its_turn(dsv4: Any) -> None:
     script = "text: First part.\ndelay: 2\ncall: read\n  path: a.py\n---\ntext: Second part.\n"
     with open_chat(dsv4, script) as chat:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dsv4_agent.workbench.atomic_text import write_private
+from dsv4_agent.workbench.private_file import write_private
 from dsv4_agent.workbench.settings import Settings, SettingsError, load_settings, save_theme
 
 
