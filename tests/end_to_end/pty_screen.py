@@ -28,7 +28,7 @@ from typing import Any, Final, Self
 
 import pyte
 
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 """Seconds until a wait fails; the machine may be busy with something else."""
 
 # pyte takes these for other sequences or prints them: keyboard protocol, modifyOtherKeys, device strings.
