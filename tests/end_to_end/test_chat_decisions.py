@@ -43,6 +43,7 @@ def test_keys_typed_ahead_approve_nothing(dsv4: Any) -> None:
     with open_chat(dsv4, f"text: Thinking.\ndelay: 1\n{EDIT}---\ntext: I see.\n") as chat:
         ask(chat, "Thinking.")
         while "Change a.py?" not in chat.shown:
+            assert "I see." not in chat.shown, "a key of those typed ahead has approved"
             chat.send("y")
             chat.read(0.03)
         chat.send("yyyy")
