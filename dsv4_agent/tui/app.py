@@ -15,6 +15,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
+from textual.filter import Monochrome
 from textual.widget import Widget
 from textual.widgets import Static
 
@@ -24,11 +25,13 @@ from dsv4_agent.chat.status import Phase
 from dsv4_agent.permissions.decision import PermissionMode
 from dsv4_agent.tui.composer import messages
 from dsv4_agent.tui.composer.composer import Composer
+from dsv4_agent.tui.no_color import Colourless
 from dsv4_agent.tui.panels.approval import ApprovalPanel
 from dsv4_agent.tui.panels.page import ConfirmPanel, PagePanel
 from dsv4_agent.tui.panels.pick import PickPanel
 from dsv4_agent.tui.showing import Showing
 from dsv4_agent.tui.status_line import StatusLine
+from dsv4_agent.tui.terminal_output import mend_terminal_output
 from dsv4_agent.tui.theme import DARK, THEMES
 from dsv4_agent.tui.transcript.view import TranscriptView
 from dsv4_agent.version import __version__
@@ -38,6 +41,8 @@ from dsv4_agent.workbench.settings import Settings
 _TWICE = 1.0
 """Seconds within which a second Escape or Ctrl+C means something else than one."""
 _CYCLE = (PermissionMode.DEFAULT, PermissionMode.ACCEPT_EDITS, PermissionMode.AUTO, PermissionMode.PLAN)
+
+mend_terminal_output()
 
 
 class ChatApp(App[None]):
@@ -74,12 +79,16 @@ class ChatApp(App[None]):
 
     def __init__(self, options: ChatOptions, settings: Settings | None = None) -> None:
         super().__init__()
+        if self.no_color:
+            self._filters = [kept for kept in self._filters if not isinstance(kept, Monochrome)]
+            self._filters.append(Colourless())
         self.settings = settings or Settings()
         self.dialogue = Dialogue(options)
         self._options = options
         self.greeting_folder = str(options.directory.resolve())
         self._showing = Showing(self)
         self._pressed: dict[str, float] = {}
+        self._queued = ""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def compose(self) -> ComposeResult:
@@ -145,9 +154,12 @@ class ChatApp(App[None]):
         self.status_line.refresh()
         self.composer.set_busy(self.dialogue.status.busy)
         waiting = self.dialogue.pending if self.dialogue.status.busy else ()
-        queue = self.query_one("#queue", Static)
-        queue.update(Content("\n".join(f"queued: {plain_line(text, 120)}" for text in waiting)))
-        queue.set_class(bool(waiting), "-on")
+        text = "\n".join(f"queued: {plain_line(text, 120)}" for text in waiting)
+        if text != self._queued:  # an update lays the whole screen out, and events come by the hundred
+            self._queued = text
+            queue = self.query_one("#queue", Static)
+            queue.update(Content(text))
+            queue.set_class(bool(text), "-on")
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

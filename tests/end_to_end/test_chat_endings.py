@@ -91,7 +91,6 @@ def test_a_signal_ends_it_all(dsv4: Any, helpers: Any, clean_up: list[int], numb
     check_journal(dsv4)
 
 
-@pytest.mark.xfail(reason="Textual's writer ends at the first failed write, and the exit waits for its queue")
 def test_a_closed_terminal_ends_it_all(dsv4: Any, helpers: Any, clean_up: list[int]) -> None:
     clean_up.append(97651)
     with open_chat(dsv4, sleeper(97651), *AUTO) as chat:

@@ -40,7 +40,6 @@ def test_the_status_line_says_when_the_model_has_loaded(dsv4: Any) -> None:
         assert LOADING not in chat.shown
 
 
-@pytest.mark.xfail(strict=True, reason="keys with a binding bubble up while the letters after them are typed")
 def test_keys_that_come_at_once_act_in_their_order(dsv4: Any) -> None:
     with open_chat(dsv4, "text: Hello.\n") as chat:
         chat.wait_for(ASK)
@@ -117,7 +116,6 @@ def test_a_wrong_settings_file_is_one_line_and_52(dsv4: Any) -> None:
         assert b"\x1b" not in chat.output
 
 
-@pytest.mark.xfail(strict=True, reason="Textual turns NO_COLOR into shades of grey, which are colours too")
 def test_no_color_emits_no_colour(dsv4: Any) -> None:
     with open_chat(dsv4, "text: Hello `there`.\n", NO_COLOR="1") as chat:
         chat.wait_for("ready ·")

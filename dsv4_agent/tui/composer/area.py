@@ -78,10 +78,14 @@ class DraftArea(TextArea, inherit_bindings=False):
         return self.text.lstrip().startswith(_SPECIAL)
 
     async def _on_key(self, event: events.Key) -> None:
-        if event.key == "enter":  # the base class would insert a line break; here bindings decide
-            event.prevent_default()
-            return
         if not event.is_printable or event.character is None:
+            # Bindings are looked at when a key has bubbled up to the app, and by then the letters that were
+            # typed after it are in the text: a key of a batch must act before the next one is read.
+            if await self.app._check_bindings(event.key):
+                event.stop()
+                event.prevent_default()
+            elif event.key == "enter":  # the base class would insert a line break
+                event.prevent_default()
             return
         if self.diverted is not None:
             event.stop()

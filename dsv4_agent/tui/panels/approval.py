@@ -97,7 +97,11 @@ class ApprovalPanel(Widget, can_focus=True):
         yield Input(placeholder="Why not? The model is told. Enter sends, empty says just no.", compact=True)
 
     def on_mount(self) -> None:
-        self.call_after_refresh(self._count_below)
+        self.call_after_refresh(self._seen)
+
+    def _seen(self) -> None:
+        self._arming.begin()
+        self._count_below()
 
     async def _on_key(self, event: events.Key) -> None:
         # Bindings are looked at after this, as the event bubbles: what was typed ahead is dropped here.

@@ -11,16 +11,20 @@ QUIET: Final = 0.4
 
 
 class Arming:
-    """Deaf until the keyboard has been quiet for a moment; every key of that time begins it anew."""
+    """Deaf until the keyboard has been quiet for a moment after `begin`; every key begins it anew."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._since = clock()
+        self._since: float | None = None
         self._armed = False
+
+    def begin(self) -> None:
+        """The question has been painted: from now on it can be seen."""
+        self._since = self._clock()
 
     def hears(self) -> bool:
         """Whether a key that comes now counts."""
-        if not self._armed:
+        if not self._armed and self._since is not None:
             now = self._clock()
             self._armed = now - self._since >= QUIET
             self._since = now

@@ -98,6 +98,9 @@ class ConfirmPanel(Widget, can_focus=True):
     def compose(self) -> ComposeResult:
         yield Static(Content(plain_line(self._question)))
 
+    def on_mount(self) -> None:
+        self.call_after_refresh(self._arming.begin)
+
     async def _on_key(self, event: events.Key) -> None:
         if not self._arming.hears():
             event.stop()
