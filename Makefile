@@ -11,7 +11,7 @@ SOURCES := dsv4_agent tools model prompts tests bench
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/.local  ## Watch the built-in model rename a function and run the tests
+demo: $(VENV)/.local  ## Watch the built-in model rename a function and repair a failing test
 	@$(BIN)/dsv4 demo
 
 test: lint  ## Lint, then run the tests
