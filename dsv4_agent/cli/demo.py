@@ -58,7 +58,7 @@ class _Task:
 def _tasks() -> tuple[_Task, ...]:
     renamed = {path: text.replace("total_price", "final_cost") for path, text in _SHOP.items()}
     right = {path: _SHOP[path] for path in ("basket.py", "test_basket.py")}
-    misspelt = right | {"basket.py": _CART.replace("return add_tax", "return ad_tax")}
+    misspelt = right | {"basket.py": _CART.replace("return add_tax", "return add_txa")}
     return (
         _Task("Rename a function", "Rename total_price to final_cost everywhere.", _SHOP, renamed),
         _Task("Repair a failing test", "Run the tests and fix what fails.", misspelt, right),
