@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
-from dsv4_agent.backends.base import Backend, BackendEvent, GenerationRequest, ModelError
-from dsv4_agent.dsml.dialect import Thinking
+from dsv4_agent.backends.base import Backend, ModelError
 from dsv4_agent.dsml.events import ParsedCall
 from dsv4_agent.loop.approval import Answer
+from dsv4_agent.loop.asking import Asking
 from dsv4_agent.loop.author import Author
 from dsv4_agent.loop.calls import CallRunner
 from dsv4_agent.loop.context import ContextMeter, RunFacts, entry_tokens
@@ -58,7 +58,6 @@ from dsv4_agent.loop.guards import (
 from dsv4_agent.loop.interrupt import Interrupt, InterruptedRunError
 from dsv4_agent.loop.preset import Preset
 from dsv4_agent.loop.reports import init_event, result_event
-from dsv4_agent.loop.sampling import TurnSampler
 from dsv4_agent.loop.toolbox import Toolbox
 from dsv4_agent.permissions.decision import Policy
 from dsv4_agent.session.journal import JournalError
@@ -103,12 +102,13 @@ class Agent:
         self._preset = preset
         self._facts = facts
         self._limits = limits or Limits()
-        self._seed = seed
         self._extra_guards = tuple(guards)
         self._guards: tuple[Guard, ...] = ()
         self._interrupt = Interrupt()
         self._ids = itertools.count(1)
         self._meter = ContextMeter(session, backend.info.context_window, preset.system_prompt)
+        self._asking = Asking(session, backend, toolbox, self._meter, self._interrupt, self._new_id, seed)
+        self._sampler = self._asking.sampler(preset)
         self._pending: list[str] = []
         self._steering: list[tuple[str, str | None]] = []
         self._author = Author(session, backend, preset, toolbox.functions, facts)
@@ -259,8 +259,7 @@ class Agent:
         mark = len(self.session.prompts)
         self._author.open("\n\n".join(filter(None, (prompt_text("compaction"), wishes))))
         try:
-            sampler = self._sampler()
-            async with aclosing(self._sampled(sampler, self._room(run), run)) as events:
+            async with aclosing(self._ask(run, self._room(run))) as events:
                 async for event in events:
                     yield event
             summary = run.answer
@@ -281,11 +280,10 @@ class Agent:
         room = self._room(run)
         run.turns += 1
         yield TurnStarted(turn)
-        sampler = self._sampler()
-        async with aclosing(self._sampled(sampler, room, run)) as events:
+        async with aclosing(self._ask(run, room)) as events:
             async for event in events:
                 yield event
-        message = sampler.message
+        sampler, message = self._sampler, self._sampler.message
         self._pending = [f"Error: {text}" for text in message.errors]
         # What could not be read as a call counts as one, so that the repeat guard sees it.
         done = [CallOutcome("unreadable", {}, text, changed=False) for text in self._pending]
@@ -300,56 +298,15 @@ class Agent:
         speeds = sampler.speeds()
         yield TurnCompleted(turn, sampler.run_usage(), speeds.prefill, speeds.decode)
 
-    def _sampler(self) -> TurnSampler:
-        return TurnSampler(
-            self.session.transcript.turn + 1,
-            self._toolbox.schemas,
-            thinking=self._preset.thinking is Thinking.THINKING,
-            vocabulary=self._backend.vocabulary,
-            new_id=self._new_id,
-        )
-
-    async def _sampled(self, sampler: TurnSampler, room: int, run: RunState) -> AsyncGenerator[Event, None]:
-        """Sample a turn and make it part of the transcript, however it ends."""
-        try:
-            async with aclosing(self._sample(sampler, room)) as events:
-                async for event in events:
-                    yield event
-        except InterruptedRunError:
-            for event in self._keep(sampler):
+    async def _ask(self, run: RunState, room: int) -> AsyncGenerator[Event, None]:
+        """Sample a turn, count it, and leave it in `_sampler`."""
+        sampler = self._sampler = self._asking.sampler(self._preset)
+        async with aclosing(self._asking.ask(sampler, self._preset, room)) as events:
+            async for event in events:
                 yield event
-            raise
-        except BaseException:
-            self._keep(sampler)
-            raise
-        for event in self._keep(sampler):
-            yield event
         run.usage += sampler.run_usage()
         run.answer = sampler.message.content.strip() or run.answer
         yield self._meter.update(sampler)
-
-    async def _sample(self, sampler: TurnSampler, room: int) -> AsyncGenerator[Event, None]:
-        preset = self._preset
-        request = GenerationRequest(
-            max_tokens=room,
-            thinking=preset.thinking,
-            dialect=preset.dialect,
-            tools=self._toolbox.functions,
-            temperature=preset.temperature,
-            top_p=preset.top_p,
-            seed=self._seed,
-            thinking_budget=preset.thinking_budget,
-            grammar=preset.grammar,
-        )
-        stream = self._backend.generate(self.session.transcript, request)
-        async with _closed_after(stream):
-            while (event := await self._interrupt.race(_next(stream))) is not None:
-                for shown in sampler.feed(event):
-                    yield shown
-                if sampler.synced is event and (broken := self._meter.broken(sampler)):
-                    yield broken
-        if not sampler.finished:
-            raise ModelError("the model's answer broke off without an end: run the task again")
 
     async def _call(
         self, run: RunState, turn: int, index: int, call: ParsedCall
@@ -360,13 +317,6 @@ class Agent:
         async with aclosing(self._calls.run(turn, index, call)) as events:
             async for event in events:
                 yield event
-
-    def _keep(self, sampler: TurnSampler) -> list[Event]:
-        closing = sampler.finish()
-        entry = sampler.entry()
-        if entry.segments:
-            self.session.append(entry, sync=True)
-        return closing
 
     def _room(self, run: RunState) -> int:
         """Tokens the model may sample now. Raises `_StoppedError` where the window is full."""
@@ -411,17 +361,3 @@ class Agent:
 
     def _new_id(self) -> str:
         return f"i{next(self._ids)}"
-
-
-async def _next(stream: AsyncIterator[BackendEvent]) -> BackendEvent | None:
-    return await anext(stream, None)
-
-
-@asynccontextmanager
-async def _closed_after(stream: AsyncIterator[BackendEvent]) -> AsyncIterator[None]:
-    """Close a generator in the task that used it, so that a cancelled generation ends here and now."""
-    try:
-        yield
-    finally:
-        if isinstance(stream, AsyncGenerator):
-            await stream.aclose()
