@@ -11,6 +11,7 @@ from dsv4_agent.chat import outcomes as out
 from dsv4_agent.chat.dialogue import Dialogue
 from dsv4_agent.chat.pages import context_page, doctor_page, help_page
 from dsv4_agent.permissions.decision import PermissionMode
+from dsv4_agent.session.journal import JournalError
 from dsv4_agent.session.store import list_sessions, title_of
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.model_options import Effort, ModelOptions
@@ -50,6 +51,8 @@ class Commands:
             return list(await command.action(self, argument.strip()))
         except RunFailure as failure:
             return [out.Say("error", failure.line())]
+        except JournalError as failure:
+            return [out.Say("error", str(failure))]
 
     def _arguments(self, command: str) -> list[str]:
         match command:
@@ -160,6 +163,10 @@ class Commands:
         text = self._dialogue.rewind(int(number))
         return [out.Say("error", "there is no such prompt")] if text is None else [out.Fill(text)]
 
+    async def unsay(self, _: str) -> Sequence[out.Outcome]:
+        text = self._dialogue.take_back()
+        return [out.Say("info", "nothing is queued")] if text is None else [out.Fill(text)]
+
     async def diff(self, _: str) -> Sequence[out.Outcome]:
         if (conversation := self._dialogue.conversation) is None:
             return [out.Say("error", "nothing is open yet")]
@@ -257,6 +264,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("sessions", "list earlier sessions", Commands.sessions),
     Command("rename", "give this session a title", Commands.rename),
     Command("rewind", "go back to an earlier prompt", Commands.rewind),
+    Command("unsay", "take back what was queued last, to write it anew", Commands.unsay),
     Command("diff", "what changed in the files", Commands.diff),
     Command("undo", "take back the last run's changes to files", Commands.undo),
     Command("export", "write the conversation to a Markdown file", Commands.export),

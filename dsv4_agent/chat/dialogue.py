@@ -172,7 +172,12 @@ class Dialogue:
 
     def rewind(self, kept: int) -> str | None:
         """Go back to before prompt number `kept`; its text, or None where that can't be done now."""
-        if self._running or self.conversation is None or kept >= len(self.conversation.prompts):
+        if (
+            self._running
+            or self._preparing
+            or self.conversation is None
+            or kept >= len(self.conversation.prompts)
+        ):
             return None
         text, event = self.conversation.rewind(kept)
         self._show(event)
@@ -202,12 +207,15 @@ class Dialogue:
 
     async def _guarded(self, job: Job) -> None:
         """Do a job; a failure is a notice with its remedy."""
+        from dsv4_agent.session.journal import JournalError
         from dsv4_agent.workbench.failures import RunFailure
 
         try:
             await job()
         except RunFailure as failure:
             self._say("error", failure.line())
+        except JournalError as failure:
+            self._say("error", str(failure))
         except Exception as error:
             from dsv4_agent.workbench.crash_report import write_crash_report
 
@@ -249,11 +257,10 @@ class Dialogue:
             self._say("warning", f"interrupted before it was read: {text}")
             return
         result = await self._conduct(agent.run(text, "\n\n".join(filter(None, notes)) or None))
-        conversation.changed(before, await asyncio.to_thread(conversation.snapshot))
-        unread = agent.take_steering()
-        for said, _ in reversed(unread):
+        for said, _ in reversed(agent.take_steering()):
             self._jobs.appendleft(functools.partial(self._prompt, said, None))
         conversation.note_session()
+        conversation.changed(before, await asyncio.to_thread(conversation.snapshot))
         if result is not None and result.subtype is Subtype.SUCCESS and self.status.mode == "plan":
             self._show(PlanReady())
 

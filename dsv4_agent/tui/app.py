@@ -58,7 +58,6 @@ class ChatApp(App[None]):
     #queue { height: auto; max-height: 4; padding: 0 1; color: $text-muted; display: none; }
     #queue.-on { display: block; }
     #panel { height: auto; }
-    #composer.-hidden { display: none; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "escape", "Interrupt", id="app.interrupt", show=False),
@@ -303,9 +302,10 @@ class ChatApp(App[None]):
             panel.focus()
 
     def close_panel(self) -> None:
-        """Give the room and the keyboard back."""
+        """Give the room and the keyboard back, or to the question that still waits for its answer."""
         self.query_one("#panel", Vertical).remove_children()
         self.composer.focus()
+        self._showing.ask_again()
 
     # -- the end -----------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ class Showing:
     def __init__(self, app: ChatApp) -> None:
         self._app = app
         self._commands: Commands | None = None
-        self._question: str | None = None
+        self._question: ApprovalRequested | None = None
 
     # -- events ------------------------------------------------------------------------------------------
 
@@ -43,7 +43,7 @@ class Showing:
                 pass
             case _:
                 app.transcript.apply(event)
-                if self._question is not None and _settles(event, self._question):
+                if self._question is not None and _settles(event, self._question.id):
                     self._question = None
                     app.close_panel()
 
@@ -51,12 +51,17 @@ class Showing:
         """A line of the app's own."""
         self._app.transcript.add_notice(kind, text)
 
+    def ask_again(self) -> None:
+        """Something else was opened over a question: it comes back, or the agent would wait for ever."""
+        if self._question is not None:
+            self._ask(self._question)
+
     def _ask(self, question: ApprovalRequested) -> None:
         from dsv4_agent.chat.standing_rules import in_words, rules_for
         from dsv4_agent.tui.panels.approval import ApprovalPanel
 
         rules = rules_for(question.tool, question.input)
-        self._question = question.id
+        self._question = question
         app = self._app
         panel = ApprovalPanel(question, in_words(rules))
         app.open_panel(panel)
@@ -64,7 +69,7 @@ class Showing:
 
     def decided(self, id: str, choice: Choice, reason: str) -> None:
         """A panel's answer."""
-        if self._question == id:
+        if self._question is not None and self._question.id == id:
             self._question = None
         self._app.close_panel()
         self._app.answer(id, choice, reason)

@@ -6,6 +6,7 @@ import pytest
 
 from dsv4_agent.chat.status import Phase
 from dsv4_agent.permissions.decision import PermissionMode
+from dsv4_agent.session.journal import JournalError
 from dsv4_agent.tui.panels import arming
 from dsv4_agent.tui.panels.approval import ApprovalPanel
 from dsv4_agent.tui.panels.page import ConfirmPanel, PagePanel
@@ -289,3 +290,45 @@ async def test_a_crash_shows_no_values(driven, capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().err
     assert secret not in said
     assert "internal error (ZeroDivisionError)" in said
+
+
+async def test_a_page_opened_over_a_question_gives_it_back(driven) -> None:
+    async with driven(f"{EDIT}---\ntext: Done.") as chat:
+        await chat.ready()
+        await chat.say("go")
+        await chat.panel(ApprovalPanel)
+        chat.app.run_line("/help")
+        await chat.panel(PagePanel)
+        await chat.pilot.press("escape")
+        await chat.panel(ApprovalPanel)
+        await chat.pilot.press("y")
+        await chat.until(lambda: "Done." in chat.shown)
+        assert not chat.app.query(ApprovalPanel)
+        assert (chat.workspace / "app.py").read_text() == "new = 1\n"
+
+
+async def test_a_full_disk_is_said_and_the_chat_stays(driven, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with driven("text: One.") as chat:
+        await chat.ask("first")
+
+        def refuse(*_: object, **__: object) -> int:
+            raise JournalError("the session journal can't be written: No space left on device")
+
+        monkeypatch.setattr("dsv4_agent.session.journal.Journal.write", refuse)
+        for line in ("/rename other", "/rewind 0"):
+            await chat.say(line)
+            await chat.until(lambda: "No space left on device" in chat.shown)
+        assert chat.app.is_running
+
+
+async def test_what_is_queued_can_be_taken_back_into_the_box(driven) -> None:
+    async with driven("delay: 1\ntext: Only this.") as chat:
+        await chat.ready()
+        await chat.say("first")
+        await chat.until(lambda: chat.app.dialogue._running)
+        await chat.say("second")
+        await chat.until(lambda: chat.app.dialogue.pending == ["second"])
+        await chat.say("/unsay")
+        await chat.until(lambda: chat.app.composer.text == "second")
+        assert chat.app.dialogue.pending == []
+        await chat.until(lambda: "Only this." in chat.shown)
