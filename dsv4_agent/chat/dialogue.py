@@ -172,12 +172,8 @@ class Dialogue:
 
     def rewind(self, kept: int) -> str | None:
         """Go back to before prompt number `kept`; its text, or None where that can't be done now."""
-        if (
-            self._running
-            or self._preparing
-            or self.conversation is None
-            or kept >= len(self.conversation.prompts)
-        ):
+        busy = self._running or self._preparing
+        if busy or self.conversation is None or kept >= len(self.conversation.prompts):
             return None
         text, event = self.conversation.rewind(kept)
         self._show(event)
