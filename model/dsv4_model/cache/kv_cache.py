@@ -1,0 +1,175 @@
+"""The KV state of one timeline: shared pages, its own rings, and how far it has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsv4_model.cache.formats import PAGE_TOKENS
+from dsv4_model.cache.layout import CacheLayout, Ring
+from dsv4_model.cache.pages import CacheMemoryError, Page, PagePool
+
+__all__ = ["Boundary", "KVCache"]
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """A point of a timeline to return to exactly: its pages (shared) and a copy of its rings.
+
+    ``logits`` (fp32 ``[vocab]``) predict the token after ``position``.
+    """
+
+    position: int
+    draft_position: int
+    pages: tuple[Page, ...]
+    rings: Tensor
+    logits: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that only this boundary holds."""
+        return self.rings.nbytes
+
+
+class KVCache:
+    """Pages and rings of one sequence.
+
+    ``rings`` is uint8 ``[layout.ring_bytes]``, written in place by a forward pass; ``table`` holds the
+    addresses of ``pages`` (int64). ``position`` counts the tokens covered; a forward pass advances it when it
+    has succeeded, never before. ``draft_position`` is the MTP block's.
+    """
+
+    def __init__(self, layout: CacheLayout, pool: PagePool) -> None:
+        self.layout = layout
+        self.pool = pool
+        self.pages: list[Page] = []
+        self.table = np.zeros(16, dtype=np.int64)
+        self.position = 0
+        self.draft_position = 0
+        try:
+            self.rings = torch.zeros(layout.ring_bytes, dtype=torch.uint8, device=pool.device)
+        except (RuntimeError, MemoryError) as error:
+            raise CacheMemoryError(layout.ring_bytes) from error
+        if pool.device.type != "meta":
+            self._clear_gates()
+
+    def _clear_gates(self) -> None:
+        """Before the first token an absent block has gate -inf, so that it never weighs anything."""
+        for layer in self.layout.layers:
+            for ring in (layer.gates, layer.key_gates):
+                if ring is not None:
+                    self.floats(ring).fill_(-torch.inf)
+
+    def ring(self, ring: Ring) -> Tensor:
+        """A view: uint8 ``[slots, row_bytes]``."""
+        return self.rings[ring.offset : ring.offset + ring.nbytes].view(ring.slots, ring.row_bytes)
+
+    def floats(self, ring: Ring) -> Tensor:
+        """A view of a ring of fp32 rows: ``[slots, row_bytes / 4]``."""
+        return self.ring(ring).view(torch.float32)
+
+    def prepare(self, count: int) -> None:
+        """Make room for ``count`` more tokens: the last page is ours to append to, and new ones stand ready.
+
+        Raises `CacheMemoryError`; nothing has changed then.
+        """
+        wanted = -(-(self.position + count) // PAGE_TOKENS)
+        shared = self._must_copy()
+        self.pool.reserve(wanted - len(self.pages) + shared)
+        if shared:
+            self._copy_last()
+        while len(self.pages) < wanted:
+            self._add(self.pool.take())
+
+    def advance(self, count: int) -> None:
+        """Say that ``count`` tokens have been written."""
+        self.position += count
+        self._mark()
+
+    def retreat(self, count: int) -> None:
+        """Forget the last ``count`` tokens that `advance` told of and that no other timeline has seen.
+
+        The caller restores the ring slots that they had overwritten.
+        """
+        self.position -= count
+        needed = -(-self.position // PAGE_TOKENS)
+        for page in self.pages[needed:]:
+            page.filled = 0
+        offset = self.position % PAGE_TOKENS
+        if offset:
+            self.pages[needed - 1].filled = offset
+
+    def fork(self) -> KVCache:
+        """An independent timeline at the same point. Copies the rings, shares the pages."""
+        twin = object.__new__(KVCache)
+        twin.layout, twin.pool = self.layout, self.pool
+        twin.position, twin.draft_position = self.position, self.draft_position
+        used = -(-self.position // PAGE_TOKENS)
+        twin.pages = self.pages[:used]
+        twin.table = self.table.copy()
+        try:
+            twin.rings = self.rings.clone()
+        except (RuntimeError, MemoryError) as error:
+            raise CacheMemoryError(self.layout.ring_bytes) from error
+        return twin
+
+    def boundary(self, logits: Tensor) -> Boundary:
+        """Remember this point."""
+        used = -(-self.position // PAGE_TOKENS)
+        pages = tuple(self.pages[:used])
+        return Boundary(self.position, self.draft_position, pages, self.rings.clone(), logits)
+
+    def restore(self, boundary: Boundary | None) -> None:
+        """Return to a boundary of this layout, or, with None, to before the first token."""
+        self.pages = []
+        if boundary is None:
+            self.position = self.draft_position = 0
+            self.rings.zero_()
+            self._clear_gates()
+            return
+        self.position, self.draft_position = boundary.position, boundary.draft_position
+        self.rings.copy_(boundary.rings)
+        for page in boundary.pages:
+            self._add(page)
+
+    def usage(self) -> dict[str, int]:
+        """Bytes held, by kind: window, csa_entries, hca_entries, index_keys, partial, draft.
+
+        Shared pages count in full for every timeline that holds them.
+        """
+        rings = self.layout.ring_bytes_by_kind()
+        pages = {kind: size * len(self.pages) for kind, size in self.layout.page_bytes_by_kind().items()}
+        return {"window": rings["window"], **pages, "partial": rings["partial"], "draft": rings["draft"]}
+
+    def _add(self, page: Page) -> None:
+        if len(self.pages) == len(self.table):
+            self.table = np.concatenate((self.table, np.zeros_like(self.table)))
+        self.table[len(self.pages)] = 0 if page.data.is_meta else page.data.data_ptr()
+        self.pages.append(page)
+
+    def _must_copy(self) -> bool:
+        """Whether someone has written to our last page beyond our position."""
+        offset = self.position % PAGE_TOKENS
+        used = self.position // PAGE_TOKENS
+        del self.pages[used + (offset > 0) :]
+        return offset > 0 and self.pages[used].filled != offset
+
+    def _copy_last(self) -> None:
+        copy = self.pool.take()
+        old = self.pages.pop()
+        copy.data.copy_(old.data)
+        copy.filled = self.position % PAGE_TOKENS
+        self._add(copy)
+
+    def _mark(self) -> None:
+        """Tell the pages how far they are written."""
+        full, offset = divmod(self.position, PAGE_TOKENS)
+        for page in reversed(self.pages[:full]):
+            if page.filled == PAGE_TOKENS:
+                break
+            page.filled = PAGE_TOKENS
+        if offset:
+            self.pages[full].filled = offset
