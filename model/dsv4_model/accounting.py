@@ -105,8 +105,8 @@ def index_key_bytes(config: ModelConfig, cache: CacheFormat) -> int:
 class KvBytes:
     """Bytes that one sequence holds in all main layers, by kind.
 
-    ``partial`` are the compressors' fp32 rows of unfinished blocks at full size (value and gate; reference
-    layout). They don't grow with the context and are left out of ``total``, as in published figures.
+    ``window`` and ``partial`` (the compressors' fp32 value and gate rows of unfinished blocks) are rings that
+    have their full size from the first token on. Published figures leave ``partial`` out, as ``total`` does.
     """
 
     window: int
@@ -142,7 +142,7 @@ def kv_bytes(config: ModelConfig, tokens: int, cache: CacheFormat) -> KvBytes:
     overlapping = 2 * CSA_RATIO * 2 * (config.head_dim + config.index_head_dim)  # 8 rows, double channels
     rows = len(csa) * overlapping + sum(ratio * config.head_dim for ratio in hca)
     return KvBytes(
-        window=config.num_hidden_layers * min(tokens, config.sliding_window) * entry,
+        window=config.num_hidden_layers * config.sliding_window * entry,
         csa_entries=sum(tokens // ratio for ratio in csa) * entry,
         hca_entries=sum(tokens // ratio for ratio in hca) * entry,
         index_keys=sum(tokens // ratio for ratio in csa) * key,

@@ -38,7 +38,6 @@ class Component(StrEnum):
 
 _FP8_BLOCK: Final = 128
 _FP4_GROUP: Final = 32
-_DTYPE_BYTES: Final = {"float32": 4, "float64": 8}
 _MARKOV_RANK: Final = 256  # DSpark's, where the configuration doesn't say
 
 
@@ -96,27 +95,28 @@ def tensor_count(config: ModelConfig) -> int:
 def weight_bytes(config: ModelConfig) -> dict[Component, int]:
     """Bytes of the stored tensors by component, scales included, in the checkpoint's precision.
 
-    Without ``quantization_config`` and ``expert_dtype`` the matrices are in ``torch_dtype``; they are still
-    listed under the component that they would be in a released checkpoint.
+    Without ``quantization_config`` and ``expert_dtype`` all matrices are in ``torch_dtype``.
     """
     sizes = dict.fromkeys(Component, 0)
     for tensors in _main(config):
-        sizes[_COMPONENTS[tensors.kind]] += _stored(config, tensors)
+        sizes[_component(config, tensors.kind)] += _stored(config, tensors)
     sizes[Component.MTP] = sum(_stored(config, tensors) for tensors in _draft(config))
     return sizes
 
 
 def weight_bytes_per_token(config: ModelConfig) -> dict[Component, int]:
-    """Weight bytes that decoding one token in a batch of one reads, by component (no draft stages)."""
+    """Weight bytes that decoding one token in a batch of one reads, by component.
+
+    Draft stages aren't run; of the embedding and of the hash layers' tables it reads one row.
+    """
     sizes = weight_bytes(config)
-    chosen = config.num_hidden_layers * config.num_experts_per_tok * expert_bytes(config)
-    table = sum(_stored(config, t) for t in _main(config) if t.kind is _Kind.EMBEDDING)
-    return {
-        Component.ROUTED_EXPERTS: chosen,
-        Component.DENSE_FP8: sizes[Component.DENSE_FP8],
-        Component.BF16: sizes[Component.BF16] - table,
-        Component.FP32: sizes[Component.FP32],
-    }
+    sizes[Component.ROUTED_EXPERTS] = (
+        config.num_hidden_layers * config.num_experts_per_tok * expert_bytes(config)
+    )
+    sizes[_component(config, _Kind.EMBEDDING)] -= sum(
+        _stored(config, tensors) for tensors in _main(config) if tensors.kind is _Kind.EMBEDDING
+    )
+    return {part: size for part, size in sizes.items() if part not in (Component.INT64, Component.MTP)}
 
 
 def expert_bytes(config: ModelConfig) -> int:
@@ -124,19 +124,27 @@ def expert_bytes(config: ModelConfig) -> int:
     return sum(_stored(config, tensors) for tensors in _expert_matrices(config, 1))
 
 
-_COMPONENTS: Final = {
-    _Kind.EXPERT: Component.ROUTED_EXPERTS,
-    _Kind.LINEAR: Component.DENSE_FP8,
-    _Kind.PLAIN: Component.BF16,
-    _Kind.EMBEDDING: Component.BF16,
-    _Kind.FP32: Component.FP32,
-    _Kind.INT64: Component.INT64,
-}
+def _component(config: ModelConfig, kind: _Kind) -> Component:
+    match kind:
+        case _Kind.EXPERT:
+            return Component.ROUTED_EXPERTS
+        case _Kind.LINEAR if _is_quantized(config):
+            return Component.DENSE_FP8
+        case _Kind.INT64:
+            return Component.INT64
+        case _Kind.FP32:
+            return Component.FP32
+        case _:
+            return Component.FP32 if _plain_size(config) == 4 else Component.BF16
 
 
 def _is_quantized(config: ModelConfig) -> bool:
     """Configurations of the reference runner have no ``quantization_config``, only an expert dtype."""
     return config.quantization_config is not None or config.expert_dtype is not None
+
+
+def _plain_size(config: ModelConfig) -> int:
+    return 4 if config.torch_dtype == "float32" and not _is_quantized(config) else 2
 
 
 def _is_scaled(config: ModelConfig, kind: _Kind) -> bool:
@@ -147,8 +155,7 @@ def _stored(config: ModelConfig, tensors: _Tensors) -> int:
     if tensors.kind in (_Kind.FP32, _Kind.INT64):
         return tensors.values * (4 if tensors.kind is _Kind.FP32 else 8)
     if not _is_scaled(config, tensors.kind):
-        size = 2 if _is_quantized(config) else _DTYPE_BYTES.get(config.torch_dtype, 2)
-        return tensors.values * size
+        return tensors.values * _plain_size(config)
     rows, columns = tensors.shape
     if tensors.kind is _Kind.EXPERT and config.expert_dtype == "fp4":
         return tensors.count * rows * (ceil(columns / 2) + ceil(columns / _FP4_GROUP))
