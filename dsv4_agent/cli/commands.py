@@ -14,6 +14,7 @@ _MODULES: Final = {
     "chat": "dsv4_agent.cli.chat",
     "run": "dsv4_agent.cli.run",
     "demo": "dsv4_agent.cli.demo",
+    "model": "dsv4_agent.cli.model",
     "debug": "dsv4_agent.cli.debug",
     "help": "dsv4_agent.cli.help_topics",
 }

@@ -1,0 +1,59 @@
+"""`dsv4 model`: look at a model without running it. `info` says what it costs and whether it fits here."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from dsv4_model.accounting import CacheFormat
+
+app = typer.Typer(
+    help="Look at models: what they cost and whether they fit.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+"""Other subcommands are functions of their own files, added here with `app.command()`."""
+
+
+@app.callback()
+def _group() -> None:
+    """Look at models: what they cost and whether they fit."""
+
+
+@app.command()
+def info(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint folder, a config.json, or nano.")],
+    context: Annotated[
+        int | None,
+        typer.Option(
+            "--context", min=1, metavar="TOKENS", help="Default: 131072, or the model's maximum if smaller."
+        ),
+    ] = None,
+    cache_format: Annotated[
+        CacheFormat, typer.Option("--cache-format", help="How the KV cache is stored.")
+    ] = CacheFormat.FP8_FP4,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Show parameters, bytes of weights and KV cache, FLOPs, and whether the model fits this machine."""
+    from dsv4_agent.cli.model_report import ModelInputError, as_json_text, as_text, gather
+
+    try:
+        report = gather(path, context, cache_format)
+    except ModelInputError as error:
+        from dsv4_agent.workbench.exit_codes import ExitCode
+
+        print(f"dsv4: error: {_one_line(str(error))}", file=sys.stderr)
+        raise typer.Exit(ExitCode.INPUT) from None
+    text = as_json_text(report) if as_json else as_text(report)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode(sys.stdout.encoding or "utf-8", "replace"))
+    sys.stdout.buffer.flush()
+
+
+def _one_line(text: str) -> str:
+    """Paths and configuration values may hold anything, also what a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
