@@ -9,6 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from dsv4_model.config_error import ConfigError
+from dsv4_model.config_transformers import from_transformers
+
 __all__ = ["AttentionKind", "ConfigError", "ModelConfig", "YarnScaling"]
 
 CSA_RATIO = 4
@@ -33,16 +36,6 @@ _YARN_INFERENCE_NAMES = {
     "beta_slow": "beta_slow",
     "original_seq_len": "original_max_position_embeddings",
 }
-
-
-class ConfigError(ValueError):
-    """A configuration that this engine can't run: names the key, its value and what would mend it."""
-
-    def __init__(self, key: str, value: object, remedy: str) -> None:
-        super().__init__(f"config key {key!r} has value {value!r}: {remedy}")
-        self.key = key
-        self.value = value
-        self.remedy = remedy
 
 
 class AttentionKind(StrEnum):
@@ -148,11 +141,12 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ModelConfig:
-        """Read either key style (``config.json`` or ``inference/config.json``).
+        """Read any key style: ``config.json``, ``inference/config.json``, or what transformers writes.
 
         Unknown keys are ignored, as every loader of this format does. Raises `ConfigError`.
         """
         _refuse_other_architectures(raw)
+        raw = from_transformers(raw)
         values = {_INFERENCE_NAMES.get(key, key): value for key, value in raw.items()}
         if "rope_scaling" in values:
             values["rope_scaling"] = _yarn_from_official(values["rope_scaling"])

@@ -337,10 +337,18 @@ def test_hash_table_naming_an_absent_expert(single: Path) -> None:
     refused(single, "names expert 7, but there are 4", name)
 
 
-@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "lm_head.weight"])
-def test_transformers_names_are_recognised(single: Path, name: str) -> None:
-    save_file({name: torch.ones(2, 2)}, single / "model.safetensors")
-    refused(single, "transformers names", "original files of the model's repository", name)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["lm_head.weight"],
+        ["model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight"],
+        ["model.embed_tokens.weight", "model.layers.0.self_attn.q_a_proj.weight", "lm_head.weight"],
+    ],
+    ids=["fragment", "llama", "deepseek_v3"],
+)
+def test_transformers_names_of_another_family(single: Path, names: list[str]) -> None:
+    save_file({name: torch.ones(2, 2) for name in names}, single / "model.safetensors")
+    refused(single, "transformers names, but not those of a DeepSeek-V4", "the original files", min(names))
 
 
 def test_other_foreign_names(single: Path) -> None:
@@ -419,3 +427,46 @@ def test_random_damage_gives_a_named_error_or_a_model(saved: dict[str, Path], tm
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         shutil.rmtree(folder)
     assert outcomes.keys() >= {"CheckpointError", "loaded"}
+
+
+def test_a_checkpoint_that_changes_under_a_running_process(sharded: Path) -> None:
+    checkpoint = open_checkpoint(sharded)
+    checkpoint.stored("layers.0.attn.wkv.weight")
+    checkpoint.verify_unchanged()
+    shard = sharded / "model-00003-of-00007.safetensors"
+    data = shard.read_bytes()
+    shard.write_bytes(data)
+    with pytest.raises(CheckpointError, match="has changed since") as caught:
+        checkpoint.verify_unchanged()
+    assert caught.value.file == shard and "Load the model again" in caught.value.remedy
+    with pytest.raises(CheckpointError, match="has changed since"):
+        checkpoint.stored("layers.1.attn.wkv.weight")  # first use of that shard
+    shard.unlink()
+    with pytest.raises(CheckpointError, match="can't be found any more") as caught:
+        checkpoint.verify_unchanged()
+    assert caught.value.file == shard
+    shard.write_bytes(data)
+    open_checkpoint(sharded).verify_unchanged()
+
+
+def test_a_shard_replaced_by_one_of_the_same_size_and_time(sharded: Path) -> None:
+    checkpoint = open_checkpoint(sharded)
+    shard = sharded / "model-00003-of-00007.safetensors"
+    shutil.copy2(shard, sharded / "copy")
+    (sharded / "copy").replace(shard)
+    with pytest.raises(CheckpointError, match="has changed since"):
+        checkpoint.verify_unchanged()
+
+
+def test_offsets_lead_to_the_bytes(single: Path) -> None:
+    data = (single / "model.safetensors").read_bytes()
+    tensors = load_file(single / "model.safetensors")
+    for name, info in open_checkpoint(single).tensors.items():
+        stored = data[info.offset : info.offset + info.nbytes]
+        assert stored == tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def test_bytes_behind_the_last_tensor(single: Path) -> None:
+    file = single / "model.safetensors"
+    file.write_bytes(file.read_bytes() + b"\0" * 3)
+    refused(single, "has 3 bytes more than its header describes", file.name)

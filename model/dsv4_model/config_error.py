@@ -1,0 +1,15 @@
+"""The error of a configuration that can't be run."""
+
+from __future__ import annotations
+
+__all__ = ["ConfigError"]
+
+
+class ConfigError(ValueError):
+    """A configuration that this engine can't run: names the key, its value and what would mend it."""
+
+    def __init__(self, key: str, value: object, remedy: str) -> None:
+        super().__init__(f"config key {key!r} has value {value!r}: {remedy}")
+        self.key = key
+        self.value = value
+        self.remedy = remedy
