@@ -1,0 +1,335 @@
+// Attention of many query heads over one shared K=V head (section 2.3), window rows and compressed entries in one
+// softmax whose denominator also holds the sink.
+#pragma once
+#include "run.h"
+
+namespace ISA {
+
+constexpr int ROWS_TOGETHER = 32;  // rows that are decoded at a time
+constexpr int PART = 256;          // rows of one part of a single query's work; fixes the order of its sums
+constexpr int MOST_CHANNELS = 1024;
+
+// Running softmax of some heads: greatest score, sum of weights, weighted sum of rows [head_dim].
+struct Softmax {
+    float *top, *total, *sum;
+};
+
+// Add n <= 32 decoded rows [n][size] for `heads` queries [heads][size].
+static void attend_rows(const float* q, int heads, const float* rows, int n, int size, float scale, Softmax s) {
+    for (int h = 0; h < heads; h++) {
+        float scores[ROWS_TOGETHER];
+        const float* query = q + static_cast<int64_t>(h) * size;
+        int r = 0;
+        for (; r + 4 <= n; r += 4) {
+            vf acc[4] = {};
+            const float* row = rows + r * size;
+            int c = 0;
+            for (; c + 16 <= size; c += 16) {
+                vf v = load(query + c);
+                for (int i = 0; i < 4; i++) acc[i] += v * load(row + i * size + c);
+            }
+            v4f dots = sums(acc[0], acc[1], acc[2], acc[3]);
+            for (int i = 0; i < 4; i++) {
+                float rest = 0;
+                for (int j = c; j < size; j++) rest += query[j] * row[i * size + j];
+                scores[r + i] = (dots[i] + rest) * scale;
+            }
+        }
+        for (; r < n; r++) {
+            vf acc{};
+            const float* row = rows + r * size;
+            int c = 0;
+            for (; c + 16 <= size; c += 16) acc += load(query + c) * load(row + c);
+            float rest = 0;
+            for (int j = c; j < size; j++) rest += query[j] * row[j];
+            scores[r] = (sum(acc) + rest) * scale;
+        }
+        for (r = n; r < ROWS_TOGETHER; r++) scores[r] = -1e30f;
+        vf a = load(scores), b = load(scores + 16);
+        float top = highest(max(a, b));
+        float* out = s.sum + static_cast<int64_t>(h) * size;
+        if (top > s.top[h]) {
+            float shrink = exp(splat(s.top[h] - top))[0];
+            s.top[h] = top;
+            s.total[h] *= shrink;
+            for (int c = 0; c < size; c++) out[c] *= shrink;
+        }
+        a = exp(a - s.top[h]);
+        b = exp(b - s.top[h]);
+        store(scores, a);
+        store(scores + 16, b);
+        s.total[h] += sum(a + b);
+        int c = 0;
+        auto channels = [&](auto number) {
+            constexpr int V = decltype(number)::value;
+            for (; c + 16 * V <= size; c += 16 * V) {
+                vf acc[V];
+                for (int v = 0; v < V; v++) acc[v] = load(out + c + 16 * v);
+                for (int i = 0; i < n; i++)
+                    for (int v = 0; v < V; v++) acc[v] += load(rows + i * size + c + 16 * v) * scores[i];
+                for (int v = 0; v < V; v++) store(out + c + 16 * v, acc[v]);
+            }
+        };
+        channels(std::integral_constant<int, 12>());
+        channels(std::integral_constant<int, 4>());
+        channels(std::integral_constant<int, 1>());
+        for (; c < size; c++)
+            for (int i = 0; i < n; i++) out[c] += rows[i * size + c] * scores[i];
+    }
+}
+
+// What one token attends to, by numbers 0 .. window - 1 for window rows and on for entries.
+struct Sight {
+    const Model& m;
+    const Layer& layer;
+    const Chunk& chunk;
+    const float* own;  // decoded rows of the chunk's tokens
+    int64_t first;     // position of the first window row
+    int window;        // window rows
+    int64_t entries;   // compressed entries
+    const int32_t* chosen;  // their numbers; absent: 0, 1, 2 ...
+
+    int64_t count() const { return window + entries; }
+    void decode(int64_t number, float* out) const {
+        if (number < window) {
+            int64_t position = first + number;
+            if (position >= chunk.position)
+                std::memcpy(out, own + (position - chunk.position) * m.head_dim, m.head_dim * sizeof(float));
+            else
+                decode_row(m, chunk.rings + layer.window + position % m.window * m.row_bytes, out);
+            return;
+        }
+        int64_t entry = number - window;
+        if (chosen) entry = chosen[entry];
+        const uint8_t* page = chunk.pages[entry / layer.entries_per_page];
+        decode_row(m, page + layer.entries + entry % layer.entries_per_page * m.row_bytes, out);
+    }
+};
+
+INLINE void begin(Softmax s, int heads, int size) {
+    for (int h = 0; h < heads; h++) {
+        s.top[h] = -1e30f;
+        s.total[h] = 0;
+    }
+    std::memset(s.sum, 0, sizeof(float) * heads * size);
+}
+
+// Close the softmax with the sink: out [heads][size], the last channels rotated back to the query's position.
+static void finish(const Model& m, Softmax s, const float* sink, int heads, const float* cos, const float* sin,
+                   float* out) {
+    const int size = m.head_dim;
+    for (int h = 0; h < heads; h++) {
+        float top = s.top[h] > sink[h] ? s.top[h] : sink[h];
+        float shrink = std::exp(s.top[h] - top);
+        float factor = shrink / (s.total[h] * shrink + std::exp(sink[h] - top));
+        const float* in = s.sum + static_cast<int64_t>(h) * size;
+        float* o = out + static_cast<int64_t>(h) * size;
+        for (int c = 0; c < size; c++) o[c] = in[c] * factor;
+        rotate(o + size - m.rotary, m.rotary / 2, cos, sin, -1.0f);
+    }
+}
+
+// Rows `from .. to - 1` of a sight, for all heads.
+static void attend_sight(const Sight& sight, int64_t from, int64_t to, const float* q, int heads, float scale,
+                         Softmax s) {
+    const int size = sight.m.head_dim;
+    alignas(64) static thread_local float rows[ROWS_TOGETHER * MOST_CHANNELS];
+    for (int64_t start = from; start < to; start += ROWS_TOGETHER) {
+        int n = to - start < ROWS_TOGETHER ? static_cast<int>(to - start) : ROWS_TOGETHER;
+        for (int i = 0; i < n; i++) sight.decode(start + i, rows + i * size);
+        attend_rows(q, heads, rows, n, size, scale, s);
+    }
+}
+
+// A few tokens: each one's rows are cut into parts that threads share; the parts are joined in their order.
+static void attend_few(Run& run, const Sight* sights, int count, const float* q, const float* sink, int first_token,
+                       float* out) {
+    const Model& m = run.model;
+    const int heads = m.heads, size = m.head_dim;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(size));
+    int64_t most = 1;
+    for (int i = 0; i < count; i++) most = std::max(most, (sights[i].count() + PART - 1) / PART);
+    const int parts = static_cast<int>(most);
+    const int64_t width = heads * (size + 2);
+    float* partial = run.floats(static_cast<int64_t>(count) * parts, width);
+    auto at = [&](int token, int part) {
+        float* p = partial + (static_cast<int64_t>(token) * parts + part) * width;
+        return Softmax{p, p + heads, p + 2 * heads};
+    };
+    // Heads are shared out as well where one part is large.
+    const int together = heads > 16 ? 16 : heads, groups = (heads + together - 1) / together;
+    run.pool().run(count * parts * groups, [&](int job, int) {
+        const int group = job % groups, part = job / groups % parts, token = job / groups / parts;
+        const int head = group * together, n = std::min(together, heads - head);
+        Softmax s = at(token, part);
+        s = {s.top + head, s.total + head, s.sum + static_cast<int64_t>(head) * size};
+        begin(s, n, size);
+        const Sight& sight = sights[token];
+        const int64_t to = std::min<int64_t>(sight.count(), static_cast<int64_t>(part + 1) * PART);
+        attend_sight(sight, static_cast<int64_t>(part) * PART, to,
+                     q + (static_cast<int64_t>(token) * heads + head) * size, n, scale, s);
+    });
+    run.each(count, 1, [&](int token, int) {
+        Softmax all = at(token, 0);
+        for (int part = 1; part < parts; part++) {
+            Softmax s = at(token, part);
+            for (int h = 0; h < heads; h++) {
+                if (s.total[h] == 0) continue;
+                float top = std::max(all.top[h], s.top[h]);
+                float mine = std::exp(all.top[h] - top), theirs = std::exp(s.top[h] - top);
+                all.top[h] = top;
+                all.total[h] = all.total[h] * mine + s.total[h] * theirs;
+                float *sum = all.sum + static_cast<int64_t>(h) * size, *add = s.sum + static_cast<int64_t>(h) * size;
+                for (int c = 0; c < size; c++) sum[c] = sum[c] * mine + add[c] * theirs;
+            }
+        }
+        finish(m, all, sink, heads, run.cos(first_token + token, sights[token].layer.ratio),
+               run.sin(first_token + token, sights[token].layer.ratio), out + static_cast<int64_t>(token) * heads * size);
+    });
+}
+
+// Decoded rows and the same again as panels [tile][channels][PANEL] for scores.
+struct Block {
+    float *rows, *panels;
+    int64_t count;
+    void fill(Run& run, int size) {
+        const int64_t tiles = (count + PANEL - 1) / PANEL;
+        panels = run.floats(tiles * PANEL, size);
+        run.each(static_cast<int>(tiles), 2, [&](int t, int) {
+            float* panel = panels + static_cast<int64_t>(t) * PANEL * size;
+            for (int r = 0; r < PANEL; r++) {
+                int64_t row = static_cast<int64_t>(t) * PANEL + r;
+                for (int c = 0; c < size; c++) panel[c * PANEL + r] = row < count ? rows[row * size + c] : 0.0f;
+            }
+        });
+    }
+};
+
+// Queries of one job of `attend_many`: `lines` = tokens * heads of them, contiguous.
+struct Lines {
+    const float* q;
+    int tokens, heads;
+    Softmax s;
+};
+
+// Add the rows low(token) .. high(token) - 1 of a block for every line.
+template <class Low, class High>
+static void attend_block(const Lines& lines, const Block& block, int size, float scale, Low low, High high,
+                         float* scores) {
+    const int count = lines.tokens * lines.heads;
+    int64_t first = low(0), last = high(lines.tokens - 1);
+    constexpr int WIDTH = 2 * PANEL;
+    for (int64_t start = first / PANEL * PANEL; start < last; start += WIDTH) {
+        const int n = std::min<int64_t>(WIDTH, (last - start + PANEL - 1) / PANEL * PANEL);
+        for (int half = 0; half < n; half += PANEL)
+            tiles(lines.q, size, block.panels + (start + half) * size, PANEL, scores + half, WIDTH, count, size, false);
+        for (int line = 0; line < count; line++) {
+            const int token = line / lines.heads;
+            const int from = static_cast<int>(std::max<int64_t>(low(token) - start, 0));
+            const int to = static_cast<int>(std::min<int64_t>(high(token) - start, n));
+            float* row = scores + line * WIDTH;
+            if (from >= to) {
+                std::memset(row, 0, n * sizeof(float));
+                continue;
+            }
+            for (int i = 0; i < from; i++) row[i] = -1e30f;
+            for (int i = to; i < n; i++) row[i] = -1e30f;
+            vf top = splat(-1e30f);
+            for (int i = 0; i < n; i += 16) {
+                vf v = max(load(row + i) * scale, splat(-1e30f)) + (load(row + i) - load(row + i));
+                store(row + i, v);
+                top = max(top, v);
+            }
+            float high_score = highest(top);
+            float* out = lines.s.sum + static_cast<int64_t>(line) * size;
+            if (high_score > lines.s.top[line]) {
+                float shrink = exp(splat(lines.s.top[line] - high_score))[0];
+                lines.s.top[line] = high_score;
+                lines.s.total[line] *= shrink;
+                for (int c = 0; c < size; c++) out[c] *= shrink;
+            }
+            vf total{};
+            for (int i = 0; i < n; i += 16) {
+                vf p = exp(load(row + i) - lines.s.top[line]);
+                store(row + i, p);
+                total += p;
+            }
+            lines.s.total[line] += sum(total);
+        }
+        const int rows = static_cast<int>(std::min<int64_t>(n, block.count - start));
+        int c = 0;
+        for (; c + PANEL <= size; c += PANEL)
+            tiles(scores, WIDTH, block.rows + start * size + c, size, lines.s.sum + c, size, count, rows, true);
+        for (; c < size; c++)
+            for (int line = 0; line < count; line++)
+                for (int i = 0; i < rows; i++)
+                    lines.s.sum[line * size + c] += scores[line * WIDTH + i] * block.rows[(start + i) * size + c];
+    }
+}
+
+// Many tokens of one chunk: window rows and dense entries as matrix products over blocks of queries; entries chosen
+// token by token as in `attend_few`. `chosen`: [tokens][topk] where `sparse(token)`.
+template <class Sparse>
+static void attend_many(Run& run, const Layer& layer, const Chunk& chunk, int first_token, const float* q,
+                        const float* own, const int32_t* chosen, Sparse sparse, float* out) {
+    const Model& m = run.model;
+    const int heads = m.heads, size = m.head_dim, window = m.window;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(size));
+    const int64_t older = std::min<int64_t>(chunk.position, window - 1);
+    Block near{nullptr, nullptr, older + chunk.count};
+    near.rows = run.floats(near.count, size);
+    run.each(static_cast<int>(near.count), 16, [&](int i, int) {
+        const int64_t position = chunk.position - older + i;
+        float* row = near.rows + static_cast<int64_t>(i) * size;
+        if (position >= chunk.position)
+            std::memcpy(row, own + (position - chunk.position) * size, size * sizeof(float));
+        else
+            decode_row(m, chunk.rings + layer.window + position % window * m.row_bytes, row);
+    });
+    near.fill(run, size);
+    auto seen = [&](int token) { return layer.ratio ? (chunk.position + token + 1) / layer.ratio : 0; };
+    // Dense entries are a prefix of the chunk's tokens: once there are too many, every later token is sparse.
+    int dense = 0;
+    while (dense < chunk.count && !sparse(dense)) dense++;
+    Block far{nullptr, nullptr, dense ? seen(dense - 1) : 0};
+    if (far.count) {
+        far.rows = run.floats(far.count, size);
+        Sight all{m, layer, chunk, own, 0, 0, far.count, nullptr};
+        run.each(static_cast<int>(far.count), 16, [&](int i, int) { all.decode(i, far.rows + static_cast<int64_t>(i) * size); });
+        far.fill(run, size);
+    }
+    const int together = std::max(1, 64 / heads);
+    const int jobs = (chunk.count + together - 1) / together, most = together * heads;
+    const int64_t width = most * (size + 2 + 2 * PANEL);
+    float* scratch = run.floats(run.pool().threads(), width);
+    run.pool().run(jobs, [&](int job, int thread) {
+        const int start = job * together, n = std::min(together, chunk.count - start);
+        float* mine = scratch + thread * width;
+        Softmax s{mine, mine + most, mine + 2 * most};
+        float* scores = mine + most * (size + 2);
+        begin(s, n * heads, size);
+        Lines lines{q + static_cast<int64_t>(start) * heads * size, n, heads, s};
+        attend_block(
+            lines, near, size, scale, [&](int t) { return std::max<int64_t>(0, start + t + older - window + 1); },
+            [&](int t) { return start + t + older + 1; }, scores);
+        const int dense_here = std::min(n, dense - start);
+        if (far.count && dense_here > 0) {
+            Lines some{lines.q, dense_here, heads, s};
+            attend_block(some, far, size, scale, [](int) { return int64_t(0); },
+                         [&](int t) { return seen(start + t); }, scores);
+        }
+        for (int t = std::max(0, dense_here); t < n; t++) {
+            Sight sight{m, layer, chunk, own, 0, 0, m.index_topk, chosen + static_cast<int64_t>(start + t) * m.index_topk};
+            attend_sight(sight, 0, m.index_topk, lines.q + static_cast<int64_t>(t) * heads * size, heads, scale,
+                         {s.top + t * heads, s.total + t * heads, s.sum + static_cast<int64_t>(t) * heads * size});
+        }
+        for (int t = 0; t < n; t++) {
+            const int number = first_token + start + t;
+            finish(m, {s.top + t * heads, s.total + t * heads, s.sum + static_cast<int64_t>(t) * heads * size}, layer.sink,
+                   heads, run.cos(number, layer.ratio), run.sin(number, layer.ratio),
+                   out + static_cast<int64_t>(start + t) * heads * size);
+        }
+    });
+}
+
+}  // namespace ISA

@@ -1,0 +1,199 @@
+// Sixteen floats at a time in the compiler's own vector types, so that one source serves every instruction set.
+// Included once for each; everything lives in namespace ISA.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace ISA {
+
+typedef float vf __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t vi __attribute__((vector_size(64), aligned(4), may_alias));
+typedef float v8f __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float v4f __attribute__((vector_size(16), aligned(4), may_alias));
+typedef uint16_t v16u16 __attribute__((vector_size(32), aligned(2), may_alias));
+typedef uint8_t v16u8 __attribute__((vector_size(16), aligned(1), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
+INLINE void store(float* p, vf v) { *reinterpret_cast<vf*>(p) = v; }
+INLINE vf splat(float x) { return vf{} + x; }
+INLINE vf bits(vi v) { return reinterpret_cast<vf>(v); }
+INLINE vi bits(vf v) { return reinterpret_cast<vi>(v); }
+INLINE vf select(vi mask, vf a, vf b) { return bits((mask & bits(a)) | (~mask & bits(b))); }
+INLINE vf max(vf a, vf b) { return select(a > b, a, b); }
+INLINE vf min(vf a, vf b) { return select(a < b, a, b); }
+
+// The first n < 16 floats, then zeros.
+INLINE vf load_part(const float* p, int n) {
+    float buffer[16] = {};
+    for (int i = 0; i < n; i++) buffer[i] = p[i];
+    return load(buffer);
+}
+INLINE void store_part(float* p, vf v, int n) {
+    float buffer[16];
+    store(buffer, v);
+    for (int i = 0; i < n; i++) p[i] = buffer[i];
+}
+
+INLINE v4f fold(vf v) {
+    v8f half = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+               __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+    return __builtin_shufflevector(half, half, 0, 1, 2, 3) + __builtin_shufflevector(half, half, 4, 5, 6, 7);
+}
+INLINE float sum(vf v) {
+    v4f q = fold(v);
+    return (q[0] + q[2]) + (q[1] + q[3]);
+}
+INLINE float highest(vf v) {
+    float m = v[0];
+    for (int i = 1; i < 16; i++) m = v[i] > m ? v[i] : m;
+    return m;
+}
+// The four sums of four vectors; each as `sum` gives it.
+INLINE v4f sums(vf a, vf b, vf c, vf d) {
+    v4f x = fold(a), y = fold(b), z = fold(c), w = fold(d);
+    v4f xy0 = __builtin_shufflevector(x, y, 0, 4, 1, 5), xy1 = __builtin_shufflevector(x, y, 2, 6, 3, 7);
+    v4f zw0 = __builtin_shufflevector(z, w, 0, 4, 1, 5), zw1 = __builtin_shufflevector(z, w, 2, 6, 3, 7);
+    v4f xy = xy0 + xy1, zw = zw0 + zw1;  // x0+x2, y0+y2, x1+x3, y1+y3
+    return __builtin_shufflevector(xy, zw, 0, 1, 4, 5) + __builtin_shufflevector(xy, zw, 2, 3, 6, 7);
+}
+
+// e^x to about one unit in the last place; 0 below -87.3, so that masked scores vanish. NaN stays NaN.
+INLINE vf exp(vf x) {
+    const float magic = 12582912.0f;  // adding it rounds to an integer in the low mantissa bits
+    vf clamped = min(max(x, splat(-87.33f)), splat(88.0f));
+    vf shifted = clamped * 1.44269504f + magic;
+    vf n = shifted - magic;
+    vf r = clamped - n * 0.693359375f;
+    r = r - n * -2.12194440e-4f;
+    vf p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    vf scaled = p * bits((bits(shifted) << 23) + 0x3F800000);
+    return select(x < splat(-87.33f), vf{}, scaled) + (x - x);
+}
+INLINE vf sigmoid(vf x) { return splat(1.0f) / (splat(1.0f) + exp(-x)); }
+
+INLINE float pow2ceil(float a) {
+    uint32_t b;
+    std::memcpy(&b, &a, 4);
+    b = ((b >> 23) + ((b & 0x7FFFFF) != 0)) << 23;
+    std::memcpy(&a, &b, 4);
+    return a;
+}
+INLINE float from_exponent(uint8_t e) {
+    uint32_t b = static_cast<uint32_t>(e) << 23;
+    float f;
+    std::memcpy(&f, &b, 4);
+    return f;
+}
+INLINE uint8_t exponent(float power) {
+    uint32_t b;
+    std::memcpy(&b, &power, 4);
+    return static_cast<uint8_t>(b >> 23);
+}
+
+INLINE vf from_bf16(const uint16_t* p) {
+    vi wide = __builtin_convertvector(*reinterpret_cast<const v16u16*>(p), vi);
+    return bits(wide << 16);
+}
+INLINE float from_bf16(uint16_t h) {
+    uint32_t b = static_cast<uint32_t>(h) << 16;
+    float f;
+    std::memcpy(&f, &b, 4);
+    return f;
+}
+INLINE uint16_t to_bf16(float f) {
+    uint32_t b;
+    std::memcpy(&b, &f, 4);
+    return static_cast<uint16_t>((b + 0x7FFF + ((b >> 16) & 1)) >> 16);
+}
+
+// e4m3 by way of fp16, whose subnormals convert at full speed: the value comes out 2^8 too small.
+constexpr float E4M3_FIX = 256.0f;
+INLINE float half_of_e4m3(uint8_t code) {
+    int exponent = (code >> 3) & 15, mantissa = code & 7;
+    float magnitude = exponent ? std::ldexp(8.0f + mantissa, exponent - 10 - 8) : std::ldexp(float(mantissa), -9 - 8);
+    return code & 0x80 ? -magnitude : magnitude;
+}
+struct E4M3Table {
+    float value[256];
+    E4M3Table() {
+        for (int i = 0; i < 256; i++) value[i] = half_of_e4m3(static_cast<uint8_t>(i));
+    }
+};
+static const E4M3Table e4m3_table;
+
+INLINE vf from_e4m3(const uint8_t* p) {
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+    __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    __m256i sign = _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x80)), 8);
+    __m256i rest = _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x7F)), 7);
+    return reinterpret_cast<vf>(_mm512_cvtph_ps(_mm256_or_si256(sign, rest)));
+#elif defined(__F16C__)
+    __m128i wide[2];
+    __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    wide[0] = _mm_cvtepu8_epi16(raw);
+    wide[1] = _mm_cvtepu8_epi16(_mm_srli_si128(raw, 8));
+    float out[16];
+    for (int i = 0; i < 2; i++) {
+        __m128i sign = _mm_slli_epi16(_mm_and_si128(wide[i], _mm_set1_epi16(0x80)), 8);
+        __m128i rest = _mm_slli_epi16(_mm_and_si128(wide[i], _mm_set1_epi16(0x7F)), 7);
+        _mm256_storeu_ps(out + 8 * i, _mm256_cvtph_ps(_mm_or_si128(sign, rest)));
+    }
+    return load(out);
+#else
+    float out[16];
+    for (int i = 0; i < 16; i++) out[i] = e4m3_table.value[p[i]];
+    return load(out);
+#endif
+}
+INLINE float e4m3(uint8_t code) { return e4m3_table.value[code] * E4M3_FIX; }
+
+// |x| <= 448, rounded to nearest even.
+INLINE uint8_t to_e4m3(float x) {
+    uint32_t b;
+    std::memcpy(&b, &x, 4);
+    uint32_t sign = (b >> 24) & 0x80, magnitude = b & 0x7FFFFFFF;
+    uint32_t normal = ((magnitude + 0x7FFFF + ((magnitude >> 20) & 1)) >> 20) - (120u << 3);
+    uint32_t tiny = static_cast<uint32_t>(std::nearbyintf(std::fabs(x) * 512.0f));
+    return static_cast<uint8_t>(sign | (magnitude < 0x3C800000 ? tiny : normal));
+}
+
+constexpr float FP4_VALUES[16] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+
+// |x| <= 6, rounded to nearest even.
+INLINE uint8_t to_e2m1(float x) {
+    float a = std::fabs(x);
+    float code = a <= 2 ? std::nearbyintf(a * 2) : a <= 4 ? std::nearbyintf(a) + 2 : std::nearbyintf(a / 2) + 4;
+    return static_cast<uint8_t>(static_cast<int>(code) | (std::signbit(x) ? 8 : 0));
+}
+
+// 32 packed values: those in low nibbles (0, 2, .. 30) and in high ones (1, 3, .. 31).
+INLINE void from_e2m1(const uint8_t* p, vf& even, vf& odd) {
+#if defined(__AVX512F__)
+    __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    __m512 table = _mm512_loadu_ps(FP4_VALUES);
+    even = reinterpret_cast<vf>(_mm512_permutexvar_ps(wide, table));
+    odd = reinterpret_cast<vf>(_mm512_permutexvar_ps(_mm512_srli_epi32(wide, 4), table));
+#else
+    float a[16], b[16];
+    for (int i = 0; i < 16; i++) {
+        a[i] = FP4_VALUES[p[i] & 15];
+        b[i] = FP4_VALUES[p[i] >> 4];
+    }
+    even = load(a);
+    odd = load(b);
+#endif
+}
+
+}  // namespace ISA
