@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from dsv4_agent.cli.model_export import export
 from dsv4_model.accounting import CacheFormat
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
     add_completion=False,
 )
 """Other subcommands are functions of their own files, added here with `app.command()`."""
+app.command()(export)
 
 
 @app.callback()

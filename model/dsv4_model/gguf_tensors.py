@@ -150,6 +150,9 @@ _EXPERTS = {"w1": "ffn_gate_exps.weight", "w2": "ffn_down_exps.weight", "w3": "f
 _EXPERT = re.compile(r"ffn\.experts\.(\d+)\.(w[123])\.weight")
 # Read element by element or by operations that take fp32 only; the router decides experts, so it stays exact.
 _ALWAYS_F32 = re.compile(r"(^|\.)(hc_\w+|ape|attn_sink|gate\.weight|gate\.bias)$")
+_NOT_F16 = (
+    "attn.wo_a.weight"  # llama.cpp multiplies its groups in one operation, for which it has no f16 kernel
+)
 
 
 def check_servable(config: ModelConfig) -> None:
@@ -166,6 +169,10 @@ def check_servable(config: ModelConfig) -> None:
     for number in range(config.num_hidden_layers):
         if config.ratio(number) not in (0, CSA_RATIO, HCA_RATIO):
             refuse(f"compress_ratios[{number}]", config.ratio(number), f"0, {CSA_RATIO} or {HCA_RATIO}")
+    for ratio in (CSA_RATIO, HCA_RATIO):
+        if ratio not in config.compress_ratios[: config.num_hidden_layers]:
+            # It divides by the number of such layers while it sizes their caches.
+            refuse("compress_ratios", list(config.compress_ratios), f"at least one layer of ratio {ratio}")
     size = config.index_head_dim
     if size < 64 or size & (size - 1):
         refuse("index_head_dim", size, "a power of two of at least 64 (its Hadamard rotation)")
@@ -201,7 +208,7 @@ def _layer(
 def _tensor(name: str, sources: tuple[str, ...], shape: tuple[int, ...], precision: GgufType) -> GgufTensor:
     if sources[0].endswith("tid2eid"):
         stored = "I32"
-    elif len(shape) == 1 or _ALWAYS_F32.search(sources[0]):
+    elif len(shape) == 1 or _needs_f32(sources[0], precision):
         stored = "F32"
     elif precision is GgufType.MXFP4:
         stored = "MXFP4" if len(shape) == 3 else "BF16"
@@ -213,6 +220,10 @@ def _tensor(name: str, sources: tuple[str, ...], shape: tuple[int, ...], precisi
     else:
         stored = precision.name
     return GgufTensor(name, sources, shape, stored)
+
+
+def _needs_f32(source: str, precision: GgufType) -> bool:
+    return bool(_ALWAYS_F32.search(source)) or (precision is GgufType.F16 and source.endswith(_NOT_F16))
 
 
 def array_of(tensor: GgufTensor, weights: Weights) -> np.ndarray[Any, Any]:

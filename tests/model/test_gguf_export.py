@@ -148,6 +148,9 @@ def test_half_precision_is_of_the_matrices_only(
     for part in ("attn_norm", "attn_sinks", "hc_ffn_fn", "attn_compressor_ape", "ffn_gate_inp"):
         assert found[f"blk.1.{part}.weight"].tensor_type == gguf.GGMLQuantizationType.F32
     assert found["blk.0.ffn_gate_tid2eid.weight"].tensor_type == gguf.GGMLQuantizationType.I32
+    wide = kind is GgufType.F16  # there is no f16 kernel for its grouped product
+    stored = found["blk.1.attn_output_a.weight"].tensor_type
+    assert (stored == gguf.GGMLQuantizationType.F32) is wide
 
 
 def test_repacking_fp4_keeps_each_value() -> None:
@@ -219,6 +222,8 @@ def test_the_released_vocabulary_has_its_own_rules() -> None:
     [
         ({"hc_mult": 2}, "hc_mult is 2"),
         ({"compress_ratios": [0, 4, 64, 4]}, "compress_ratios[2] is 64"),
+        ({"compress_ratios": [0, 4, 0, 4]}, "at least one layer of ratio 128"),
+        ({"compress_ratios": [0, 0, 128, 0]}, "at least one layer of ratio 4"),
         ({"index_head_dim": 32}, "index_head_dim is 32"),
         ({"index_head_dim": 96}, "index_head_dim is 96"),
     ],
