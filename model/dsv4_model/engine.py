@@ -1,32 +1,45 @@
-"""The loaded model: where it came from, its tokenizer, and new sequences over it."""
+"""The loaded model: where it came from, its tokenizer, its back end, and new sequences over it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Ids
+import logging
+import weakref
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
+from torch import Tensor
 
-from dsv4_model.checkpoint import load_model
+from dsv4_model.cache.formats import CacheFormat
+from dsv4_model.cache.kv_cache import Boundary, KVCache
+from dsv4_model.cache.layout import CacheLayout
+from dsv4_model.cache.pages import CacheMemoryError, PagePool
+from dsv4_model.checkpoint_reader import Checkpoint, open_checkpoint
 from dsv4_model.config import ModelConfig
-from dsv4_model.sequence import (
+from dsv4_model.generation import Constraint
+from dsv4_model.passes import Passes, Piece
+from dsv4_model.prefix_store import PrefixStore, StoreKey
+from dsv4_model.sequence import Sequence, SyncReport
+from dsv4_model.sequence_errors import (
     ContextOverflowError,
     PrefillCancelledError,
-    Sequence,
     SequenceError,
     StopReason,
-    SyncReport,
 )
 from dsv4_model.tokenizer import Tokenizer, TokenizerError
 from dsv4_model.transformer import DeepseekV4
+from dsv4_model.weights import ModelWeights
 
 __all__ = [
     "NANO",
+    "CacheFormat",
+    "CacheMemoryError",
     "Constraint",
     "ContextOverflowError",
     "Engine",
     "EngineError",
+    "EngineOptions",
     "PrefillCancelledError",
     "Sequence",
     "SequenceError",
@@ -36,6 +49,10 @@ __all__ = [
 
 NANO = "nano"
 _NANO_WEIGHTS = Path(__file__).parent / "nano" / "weights"
+_STORED_MARGIN = 256
+"""A state on disk must save more tokens than this to be worth reading."""
+
+_log = logging.getLogger(__name__)
 
 
 class EngineError(Exception):
@@ -46,74 +63,220 @@ class EngineError(Exception):
         self.remedy = remedy
 
 
-class Constraint(Protocol):
-    """A grammar over tokens: asked before each sample, told each sampled or forced id."""
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How to run a model.
 
-    def allowed(self) -> Ids[int] | None:
-        """The ids that may come next; None leaves all."""
-        ...
+    Attributes:
+        threads: CPU threads of the native back end; None takes one a physical core.
+        cache_format: storage of the KV cache; None takes what the checkpoint was trained for: FP8 rows with
+            FP4 index keys where it is quantised, fp32 otherwise.
+        native: None uses the native back end where it can be had; False never; True or raise.
+        isa: instruction set of the native back end; None the best.
+        speculate: draft with the MTP block, if there is one, as long as that pays.
+        store: where states are kept on disk; None keeps none.
+        memory_budget: most bytes of routed experts in memory; None holds all of them.
+        count_experts: count which experts tokens take, in `Engine.expert_counts`.
+    """
 
-    def accept(self, token_id: int) -> None:
-        """The id that came."""
-        ...
+    threads: int | None = None
+    cache_format: CacheFormat | None = None
+    native: bool | None = None
+    isa: str | None = None
+    speculate: bool = True
+    store: PrefixStore | None = None
+    memory_budget: int | None = None
+    count_experts: bool = False
 
 
 class Engine:
-    """One model in memory. Immutable once loaded; sequences made from it own all changing state."""
+    """One model in memory. Immutable once loaded; sequences made from it own all changing state.
 
-    def __init__(self, model: DeepseekV4, tokenizer: Tokenizer, name: str) -> None:
-        vocabulary = model.config.vocab_size
+    Not thread-safe: passes of all its sequences come from one thread at a time.
+    """
+
+    def __init__(
+        self,
+        model: DeepseekV4 | ModelWeights,
+        tokenizer: Tokenizer,
+        name: str,
+        options: EngineOptions = EngineOptions(),
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        weights = model if isinstance(model, ModelWeights) else ModelWeights.of_module(model)
+        vocabulary = weights.config.vocab_size
         if tokenizer.size > vocabulary:
             raise EngineError(
                 f"The tokenizer {tokenizer.name} has {tokenizer.size} ids but the model has {vocabulary}.",
                 "Use the tokenizer.json that belongs to these weights.",
             )
-        self.model = model
+        self.weights = weights
         self.tokenizer = tokenizer
         self.name = name
+        self.options = options
+        choice = options.cache_format or _natural_format(weights.config)
+        self.layout = CacheLayout.of(weights.config, choice, with_mtp=weights.mtp is not None)
+        self.notice: str | None = None
+        self.passes = self._open_passes()
+        self.pool = PagePool(self.layout.page_bytes, weights.embed.data.device)
+        self.speculates = options.speculate and weights.mtp is not None
+        self.resident: weakref.WeakSet[Sequence] = weakref.WeakSet()
+        self.expert_counts: Tensor | None = None
+        if options.count_experts:
+            shape = (weights.config.num_hidden_layers + 1, weights.config.n_routed_experts)
+            self.expert_counts = torch.zeros(shape, dtype=torch.int64)
+        self._checkpoint = checkpoint
+        self._key: StoreKey | None = None
 
     @classmethod
     def load(
-        cls, source: str | Path, *, threads: int | None = None, dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path,
+        *,
+        threads: int | None = None,
+        memory_budget: int | None = None,
+        options: EngineOptions | None = None,
     ) -> Engine:
-        """Load a checkpoint folder, or ``"nano"``, the built-in model.
+        """Open a checkpoint folder, or ``"nano"``, the built-in model. Weights stay packed, and mapped.
 
         Args:
             source: ``"nano"`` or a folder with ``config.json``, weights and, unless its vocabulary is the
                 released one, ``tokenizer.json``.
-            threads: CPU threads for this process; None leaves PyTorch's choice.
-            dtype: working dtype of the matrices.
+            threads: as in `EngineOptions`, which it overrides.
+            memory_budget: as in `EngineOptions`, which it overrides.
+            options: everything else.
 
         Raises:
             EngineError: the built-in weights are absent, or tokenizer and weights don't belong together.
             CheckpointError, ConfigError, TokenizerError: what is wrong with the folder.
+            NativeUnavailableError: ``native`` was demanded and can't be had.
         """
+        options = options or EngineOptions()
         if threads is not None:
-            if threads < 1:
-                raise EngineError(f"threads is {threads}.", "Choose at least 1.")
-            torch.set_num_threads(threads)
+            options = replace(options, threads=threads)
+        if memory_budget is not None:
+            options = replace(options, memory_budget=memory_budget)
+        if options.threads is not None:
+            if options.threads < 1:
+                raise EngineError(f"threads is {options.threads}.", "Choose at least 1.")
+            torch.set_num_threads(options.threads)
         path = _NANO_WEIGHTS if source == NANO else Path(source)
         if source == NANO and not (path / "config.json").is_file():
             raise EngineError(
                 f"The built-in model is missing: there is no {path / 'config.json'}.",
                 "Reinstall dsv4-agent, or train it with `python -m dsv4_model.nano.train`.",
             )
-        model = load_model(path, dtype=dtype)
-        return cls(model, _tokenizer(path, model.config), NANO if source == NANO else path.resolve().name)
+        checkpoint = open_checkpoint(path)
+        weights = _open_weights(checkpoint, options)
+        name = NANO if source == NANO else path.resolve().name
+        return cls(weights, _tokenizer(path, weights.config), name, options, checkpoint)
 
     @property
     def config(self) -> ModelConfig:
         """Sizes and constants of the model."""
-        return self.model.config
+        return self.weights.config
 
     @property
     def context_window(self) -> int:
         """Most tokens that one sequence can hold."""
         return self.config.max_position_embeddings
 
+    @property
+    def store_key(self) -> StoreKey:
+        """What a stored state must have been computed with to be usable here."""
+        if self._key is None:
+            files = self._checkpoint.files if self._checkpoint is not None else {}
+            self._key = StoreKey.of(self.weights, self.tokenizer, self.layout, files)
+        return self._key
+
     def sequence(self) -> Sequence:
-        """A new, empty timeline."""
+        """A new, empty timeline. Raises `CacheMemoryError`."""
         return Sequence(self)
+
+    def new_cache(self) -> KVCache:
+        """An empty cache in this engine's format. Raises `CacheMemoryError`."""
+        return KVCache(self.layout, self.pool)
+
+    def forward(self, pieces: Items[Piece]) -> tuple[Tensor, Tensor]:
+        """One pass over the new tokens of several timelines; see `Passes.forward`."""
+        return self.passes.forward(pieces, self.expert_counts)
+
+    def check(self) -> None:
+        """Raise `CheckpointError` if the weights' files have changed since they were opened."""
+        if self._checkpoint is not None:
+            self._checkpoint.verify_unchanged()
+
+    def find_boundary(self, tokens: list[int], asking: Sequence) -> Boundary | None:
+        """The longest boundary of any other living timeline that ``tokens`` begin with."""
+        best: Boundary | None = None
+        for other in self.resident:
+            if other is asking:
+                continue
+            for boundary in reversed(other.boundaries):
+                n = boundary.position
+                if best is not None and n <= best.position:
+                    break
+                if n <= len(tokens) and other.tokens[:n] == tokens[:n]:
+                    best = boundary
+                    break
+        return best
+
+    def find_stored(self, tokens: list[int], held: int) -> Boundary | None:
+        """The longest state on disk that ``tokens`` begin with, if it saves much beyond ``held`` tokens."""
+        store = self.options.store
+        if store is None or len(tokens) < held + _STORED_MARGIN:
+            return None
+        return store.load(self.store_key, tokens, self.layout, self.pool, longer_than=held + _STORED_MARGIN)
+
+    def keep(self, sequence: Sequence) -> int:
+        """Write the latest boundary of ``sequence`` to the store; the tokens it covers (0: nothing to keep).
+
+        Raises:
+            StoreError: the disk is full or refuses; what was stored before is intact.
+        """
+        store = self.options.store
+        kept = sequence.boundaries
+        if store is None or not kept or kept[-1].position < _STORED_MARGIN:
+            return 0
+        boundary = kept[-1]
+        store.save(self.store_key, sequence.tokens[: boundary.position], boundary, self.layout)
+        return boundary.position
+
+    def _open_passes(self) -> Passes:
+        from dsv4_model.kernels.library import NativeUnavailableError, physical_cores
+        from dsv4_model.torch_passes import TorchPasses
+
+        options = self.options
+        on_cpu = self.weights.embed.data.device.type == "cpu"
+        if options.native is not False and on_cpu:
+            from dsv4_model.kernels.native import NativePasses
+
+            threads = options.threads or physical_cores()
+            try:
+                return NativePasses(self.weights, self.layout, threads=threads, isa=options.isa)
+            except NativeUnavailableError as error:
+                if options.native:
+                    raise
+                self.notice = f"Running on PyTorch, many times slower than the native back end: {error}"
+                _log.warning("%s", self.notice)
+        return TorchPasses(self.weights, self.layout)
+
+
+def _natural_format(config: ModelConfig) -> CacheFormat:
+    return CacheFormat.FP32 if config.quantization_config is None else CacheFormat.FP8_FP4
+
+
+def _open_weights(checkpoint: Checkpoint, options: EngineOptions) -> ModelWeights:
+    if options.memory_budget is None:
+        return ModelWeights.of_checkpoint(checkpoint, with_mtp=options.speculate)
+    from dsv4_model.expert_source import StreamedSource
+
+    source = StreamedSource(checkpoint, options.memory_budget)
+    try:
+        return ModelWeights.of_checkpoint(checkpoint, with_mtp=options.speculate, source=source)
+    except BaseException:
+        source.store.close()
+        raise
 
 
 def _tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:

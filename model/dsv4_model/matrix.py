@@ -1,4 +1,4 @@
-"""A weight matrix as it is stored: plain, in FP8 blocks, or packed FP4; used as it is, never expanded whole."""
+"""A weight matrix as it is stored: plain, in FP8 blocks, or packed FP4."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Matrix:
     """``[rows, columns]``, used as ``y = x W^T``.
 
     FP32 and BF16: ``data [rows, columns]``. FP8: float8_e4m3fn with ``scale`` (float8_e8m0fnu)
-    ``[ceil(rows / 128), ceil(columns / 128)]``. FP4: int8 ``[rows, columns / 2]``, the even element in the low
-    nibble, with ``scale [rows, ceil(columns / 32)]``.
+    ``[ceil(rows / 128), ceil(columns / 128)]``. FP4: int8 ``[rows, columns / 2]``, the even element in the
+    low nibble, with ``scale [rows, ceil(columns / 32)]``.
     """
 
     kind: MatrixKind

@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from dsv4_model.config import AttentionKind
-from dsv4_model.sampling import Sampler, SamplingParams
-from dsv4_model.state import State
+from dsv4_model.boundaries import BOUNDARY_EVERY, Boundaries
+from dsv4_model.cache.kv_cache import Boundary, KVCache
+from dsv4_model.generation import Constraint, Generation
+from dsv4_model.passes import Piece, Rows
+from dsv4_model.sampling import SamplingParams
+from dsv4_model.sequence_errors import ContextOverflowError, PrefillCancelledError, SequenceError, StopReason
+from dsv4_model.speculation import Guess, Speculation, SpeculationReport
 
 if TYPE_CHECKING:
-    from dsv4_model.engine import Constraint, Engine
+    from dsv4_model.engine import Engine
+
+__all__ = ["PREFILL_CHUNK", "Sequence", "SyncReport"]
 
 PREFILL_CHUNK = 512
-MAX_SNAPSHOTS = 8
-
-
-class SequenceError(Exception):
-    """A sequence was used in a way that has no meaning. Carries a remedy."""
-
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(f"{problem} {remedy}")
-        self.remedy = remedy
-
-
-class ContextOverflowError(SequenceError):
-    """The tokens don't fit the model's context window."""
-
-
-class PrefillCancelledError(SequenceError):
-    """``sync`` was cancelled between chunks; what was computed is kept and will be reused."""
-
-
-class StopReason(StrEnum):
-    """Why a generation ended."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    CONTEXT = "context"
-    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +31,20 @@ class SyncReport:
     """What ``sync`` did.
 
     Attributes:
-        reused: tokens whose KV was kept.
+        reused: tokens whose KV was not computed: kept, or restored from elsewhere.
         prefilled: tokens that were computed.
-        restored_from: None where the timeline simply went on; else ``"snapshot at N"`` or ``"nothing"``.
+        restored_from: None where the timeline simply went on; else ``"snapshot at N"`` (an earlier point of
+            this timeline), ``"fork at N"`` (another timeline of this process), ``"disk at N"`` or
+            ``"nothing"``.
         cause: None, or what broke the prefix, e.g. ``"diverged at token 812"``.
+        restored: how many of the reused tokens this timeline did not hold itself.
     """
 
     reused: int
     prefilled: int
     restored_from: str | None = None
     cause: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """A point of the timeline to return to: the state and the logits after ``state.position`` tokens."""
-
-    state: State
-    logits: Tensor
+    restored: int = 0
 
 
 class Sequence:
@@ -78,56 +53,89 @@ class Sequence:
     ``tokens`` holds everything synced or sampled. The state covers all of it but, after a generation, the
     last sampled token: that one is pending and is fed exactly once, when it is next needed.
 
-    A state is replaced, never advanced, so snapshots and forks share memory with the timeline until it moves
-    on. A sequence is not thread-safe; give each thread a fork.
+    Boundaries (points to return to) and forks share the compressed pages with the timeline; each holds its
+    own copy of the rings. A sequence is not thread-safe; give each thread a fork.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.tokens: list[int] = []
         self.stop_reason: StopReason | None = None
-        self._state = engine.model.new_state()
+        self.cache: KVCache = engine.new_cache()
         self._logits: Tensor | None = None
-        self._snapshots: list[_Snapshot] = []
+        self._boundaries = Boundaries()
         self._epoch = 0  # a generation that finds another epoch than its own has been overtaken
+        self._speculation = Speculation(engine.passes, self.cache) if engine.speculates else None
+        self._guess: Guess | None = None
+        engine.resident.add(self)
 
     @property
     def position(self) -> int:
         """How many tokens the KV state covers; at most ``len(tokens)``."""
-        return self._state.position
+        return self.cache.position - (self._guess is not None)
+
+    @property
+    def boundaries(self) -> tuple[Boundary, ...]:
+        """The points that this timeline can return to without computing anything."""
+        return tuple(self._boundaries)
+
+    @property
+    def speculation(self) -> SpeculationReport | None:
+        """How drafting went; None where the engine doesn't draft."""
+        return None if self._speculation is None else self._speculation.report()
 
     def sync(self, tokens: Ids[int], *, cancelled: Callable[[], bool] | None = None) -> SyncReport:
         """Make this sequence hold exactly ``tokens``, computing as little as possible.
 
-        An extension computes only the new part. A shorter or diverging prefix goes back to the latest
-        snapshot before the break, else starts from nothing.
+        An extension computes only the new part. A shorter or diverging prefix goes back to the longest
+        usable state: a boundary of this timeline, of another one in this process, or a stored one on disk.
 
         Raises:
             ContextOverflowError: more tokens than the context window; nothing was changed.
             SequenceError: an id outside the vocabulary; nothing was changed.
+            CacheMemoryError: no memory for them; the sequence holds what it held before, or less.
+            CheckpointError: the weights' files have changed since they were loaded; nothing was changed.
             PrefillCancelledError: ``cancelled`` became true; the sequence holds the part that was computed.
         """
         tokens = list(tokens)
         self._check(tokens)
+        self._settle()
         self._epoch += 1
         self.stop_reason = None
         common = _common_prefix(self.tokens, tokens)
         cause, restored_from = None, None
         if common < len(self.tokens):
             cause = f"shortened to token {common}" if common == len(tokens) else f"diverged at token {common}"
+        held = min(common, self.position)
         if self.position > common:
             restored_from = self._restore(common)
-        self._snapshots = [s for s in self._snapshots if s.state.position <= common]
+            held = self.position
+        self._boundaries.drop_after(common)
+        self.tokens = tokens[:common]
+        found = self._adopt(tokens)
         reused = self.position
         self.tokens = tokens
         try:
             if tokens:
+                self.cache.prepare(len(tokens) - self.position)
                 self._advance(cancelled)
         except BaseException:
             self.tokens = tokens[: self.position]
             raise
         self._remember()
-        return SyncReport(reused, len(tokens) - reused, restored_from, cause)
+        return SyncReport(reused, len(tokens) - reused, found or restored_from, cause, reused - held)
+
+    def rewind(self, position: int) -> SyncReport:
+        """Go back to the first ``position`` tokens: exactly, replaying what lies after the last boundary.
+
+        Raises `SequenceError` where there are fewer tokens.
+        """
+        if not 0 <= position <= len(self.tokens):
+            raise SequenceError(
+                f"There is no token {position} in a sequence of {len(self.tokens)}.",
+                "Rewind to an earlier one.",
+            )
+        return self.sync(self.tokens[:position])
 
     def generate(
         self,
@@ -148,136 +156,223 @@ class Sequence:
             ContextOverflowError: the context window is full already.
             SamplingError: unusable logits or constraint.
         """
+        generation = self.begin(params, constraint=constraint, cancelled=cancelled)
+        return self._generate(generation, cancelled, self._epoch)
+
+    def begin(
+        self,
+        params: SamplingParams,
+        *,
+        constraint: Constraint | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Generation:
+        """The choices of a new generation, for whoever drives the passes; raises as `generate` does."""
         if not self.tokens:
             raise SequenceError("There is nothing to continue.", "Call sync with a prompt first.")
-        if len(self.tokens) >= self.engine.context_window:
-            raise self._overflow(len(self.tokens) + 1)
+        window = self.engine.context_window
+        if len(self.tokens) >= window:
+            raise ContextOverflowError.of(len(self.tokens) + 1, window)
         self._epoch += 1
         self.stop_reason = None
-        return self._generate(params, constraint, cancelled, self._epoch)
+        return Generation(self.tokens, params, self.engine.tokenizer, window, constraint, cancelled)
 
     def fork(self) -> Sequence:
-        """An independent sequence at the same point, sharing what is immutable."""
-        twin = Sequence(self.engine)
+        """An independent sequence at the same point.
+
+        Copies the rings (window rows and unfinished blocks), shares the pages: the cost does not grow with
+        the KV state, only the list of token ids is copied.
+        """
+        self._settle()
+        twin = object.__new__(Sequence)
+        twin.engine = self.engine
         twin.tokens = list(self.tokens)
         twin.stop_reason = self.stop_reason
-        twin._state = self._state
+        twin.cache = self.cache.fork()
         twin._logits = self._logits
-        twin._snapshots = list(self._snapshots)
+        twin._boundaries = self._boundaries.copy()
+        twin._epoch = 0
+        twin._guess = None
+        twin._speculation = None
+        if self._speculation is not None:
+            twin._speculation = Speculation(self.engine.passes, twin.cache, self._speculation.adaptive)
+            twin._speculation.streams = self._speculation.streams
+        self.engine.resident.add(twin)
         return twin
 
     def usage(self) -> dict[str, int]:
-        """Bytes of the current KV state by kind; snapshots are not counted.
+        """Bytes of the KV state by kind; boundaries are not counted.
 
-        Kinds: window, csa_entries, hca_entries, index_keys, partial (rows of unfinished blocks).
+        Kinds: window, csa_entries, hca_entries, index_keys (pages of 128 tokens, as allocated), partial (rows
+        of unfinished blocks), draft (the MTP block's window).
         """
-        usage = dict.fromkeys(("window", "csa_entries", "hca_entries", "index_keys", "partial"), 0)
-        config = self.engine.config
-        for number, layer in enumerate(self._state.layers):
-            entries = "csa_entries" if config.kind(number) is AttentionKind.CSA else "hca_entries"
-            for name, tensor in layer.tensors().items():
-                match name:
-                    case "window" | "index_keys":
-                        usage[name] += tensor.nbytes
-                    case "entries":
-                        usage[entries] += tensor.nbytes
-                    case _:
-                        usage["partial"] += tensor.nbytes
-        return usage
+        return self.cache.usage()
+
+    def pending(self) -> list[int]:
+        """The tokens that the state doesn't cover yet, at most one chunk; for whoever drives the passes."""
+        self._settle()
+        return self.tokens[self.position : self.position + PREFILL_CHUNK]
+
+    def computed(self, logits: Tensor) -> None:
+        """A pass that someone else drove has fed `pending`; ``logits`` ``[vocab]`` follow the last of it."""
+        self._logits = logits
+        if self._speculation is not None:
+            self._speculation.reset()
+
+    def failed(self) -> None:
+        """A pass over this sequence broke off: the state returns to the last boundary, the tokens stay."""
+        self._guess = None
+        self._restore(len(self.tokens))
+
+    def remember(self) -> None:
+        """Keep this point to return to."""
+        self._settle()
+        self._remember()
 
     def _generate(
-        self,
-        params: SamplingParams,
-        constraint: Constraint | None,
-        cancelled: Callable[[], bool] | None,
-        epoch: int,
+        self, generation: Generation, cancelled: Callable[[], bool] | None, epoch: int
     ) -> Iterator[int]:
-        tokenizer = self.engine.tokenizer
-        sampler = Sampler(params, tokenizer.size)
-        stops = {tokenizer.eos_id, *params.stop_ids}
-        thinking = _open_thinking(self.tokens, tokenizer.think_id, tokenizer.end_think_id)
         try:
-            for count in range(params.max_tokens):
-                if cancelled is not None and cancelled():
-                    self.stop_reason = StopReason.CANCELLED
-                    return
-                if len(self.tokens) >= self.engine.context_window:
-                    self.stop_reason = StopReason.CONTEXT
-                    return
-                logits = self._advance(cancelled)
-                allowed = constraint.allowed() if constraint is not None else None
-                spent = params.thinking_budget is not None and count >= params.thinking_budget
-                # A grammar that is in the middle of something goes first; the budget waits until it is free.
-                if thinking and spent and (allowed is None or tokenizer.end_think_id in allowed):
-                    token = tokenizer.end_think_id
-                else:
-                    token = sampler.choose(logits, len(self.tokens), allowed)
-                thinking = token == tokenizer.think_id or (thinking and token != tokenizer.end_think_id)
+            while not generation.ended(len(self.tokens)):
+                logits = self._advance(cancelled, generation)
+                token = generation.choose(logits, len(self.tokens))
                 self.tokens.append(token)
-                if constraint is not None:
-                    constraint.accept(token)
-                if token in stops:
-                    self.stop_reason = StopReason.STOP
+                self.stop_reason = generation.stop_reason
                 yield token
                 if self._epoch != epoch:
                     raise SequenceError(
                         "The sequence has moved on since this generation began.",
                         "Start a new generate after sync; use fork to keep both.",
                     )
-                if token in stops:
-                    return
-            self.stop_reason = StopReason.LENGTH
+            self.stop_reason = generation.stop_reason
         except PrefillCancelledError:
             self.stop_reason = StopReason.CANCELLED
         finally:
             if self._epoch == epoch:
+                self._settle()
                 self._remember()
 
-    def _advance(self, cancelled: Callable[[], bool] | None) -> Tensor:
+    def _advance(self, cancelled: Callable[[], bool] | None, generation: Generation | None = None) -> Tensor:
         """Feed what the state doesn't cover yet; the logits ``[vocab]`` after the last token."""
+        if self._guess is not None and len(self.tokens) > self.position:
+            self._check_guess()
         while self.position < len(self.tokens):
             if cancelled is not None and cancelled():
                 raise PrefillCancelledError(
                     f"The prompt was cancelled after {self.position} of {len(self.tokens)} tokens.",
                     "Sync again to go on from there.",
                 )
-            chunk = self.tokens[self.position : self.position + PREFILL_CHUNK]
-            # Snapshots and forks hold this very state, and an interrupt must not reach it: a copy moves.
-            state = self._state.fork()
-            with torch.inference_mode():
-                logits = self.engine.model(torch.tensor([chunk]), state, last_only=True)
-            self._state, self._logits = state, logits[0, -1]
+            missing = len(self.tokens) - self.position
+            if missing == 1 and generation is not None and self._speculation is not None:
+                self._decode(self._speculation, generation)
+            else:
+                self._prefill(min(missing, PREFILL_CHUNK))
         if self._logits is None:
             raise SequenceError("There is nothing to continue.", "Call sync with a prompt first.")
         return self._logits
 
+    def _prefill(self, count: int) -> None:
+        """Feed the next ``count`` tokens."""
+        start = self.position
+        ids = self.tokens[start : start + count]
+        end = start + count
+        # Only the last window of a prompt can still be seen by the MTP block when it drafts.
+        near = len(self.tokens) - end < self.engine.config.sliding_window
+        speculation = self._speculation
+        drafts = speculation is not None and near
+        logits, streams = self._pass(ids, Rows.LAST, Rows.ALL if drafts else Rows.NONE)
+        self._logits = logits[-1]
+        if speculation is not None and drafts:
+            speculation.saw(streams)
+            assert speculation.streams is not None
+            first = end - speculation.streams.shape[0]
+            speculation.catch_up(self.tokens[first + 1 : end + 1])
+        elif speculation is not None:
+            speculation.reset()
+        if end // BOUNDARY_EVERY > start // BOUNDARY_EVERY and end < len(self.tokens):
+            self._remember()
+
+    def _decode(self, speculation: Speculation, generation: Generation) -> None:
+        """Feed the one pending token, together with a guess of the next where that pays."""
+        token, position = self.tokens[-1], len(self.tokens)
+        started = time.perf_counter()
+        guessed = None
+        if (
+            speculation.wants()
+            and position + 1 < self.engine.context_window
+            and speculation.streams is not None
+        ):
+            following = self.tokens[-speculation.streams.shape[0] :]
+            guessed = speculation.guess(following, generation.sampler, position)
+        if guessed is None:
+            logits, streams = self._pass([token], Rows.LAST, Rows.ALL)
+            self._logits = logits[-1]
+        else:
+            logits, streams = self._pass([token, guessed], Rows.ALL, Rows.ALL)
+            self._logits, self._guess = logits[0], Guess(guessed, logits[1])
+        if speculation.pays:
+            speculation.saw(streams)
+        speculation.timed(started, guessed=guessed is not None)
+
+    def _check_guess(self) -> None:
+        """The token for which a guess stands has been chosen: is it the guess?"""
+        guess, speculation = self._guess, self._speculation
+        assert guess is not None and speculation is not None
+        right = self.tokens[self.position] == guess.token
+        speculation.verdict(right)
+        if right:
+            self._guess, self._logits = None, guess.logits
+        else:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Take an unconfirmed guess back out of the state."""
+        if self._guess is not None:
+            self._guess = None
+            self.cache.retreat(1)
+            if self._speculation is not None and self._speculation.streams is not None:
+                self._speculation.streams = self._speculation.streams[:-1]
+
+    def _pass(self, ids: list[int], logits: Rows, streams: Rows) -> tuple[Tensor, Tensor]:
+        try:
+            self.cache.prepare(len(ids))
+            return self.engine.forward([Piece(self.cache, ids, logits, streams)])
+        except BaseException:
+            self.failed()
+            raise
+
     def _restore(self, common: int) -> str:
-        """Go back to the latest snapshot that covers at most ``common`` tokens, or to nothing."""
-        best = max(
-            (s for s in self._snapshots if s.state.position <= common),
-            key=lambda s: s.state.position,
-            default=None,
-        )
-        if best is None:
-            self._state, self._logits = self.engine.model.new_state(), None
-            return "nothing"
-        self._state, self._logits = best.state, best.logits
-        return f"snapshot at {best.state.position}"
+        """Go back to the latest boundary that covers at most ``common`` tokens, or to nothing."""
+        best = self._boundaries.latest(common)
+        self.cache.restore(best)
+        self._logits = None if best is None else best.logits
+        if self._speculation is not None:
+            self._speculation.reset()
+        return "nothing" if best is None else f"snapshot at {best.position}"
+
+    def _adopt(self, tokens: list[int]) -> str | None:
+        """Take over a longer state of these tokens from another timeline or from disk, if there is one."""
+        found = self.engine.find_boundary(tokens, self)
+        source = "fork"
+        stored = self.engine.find_stored(tokens, max(self.position, found.position if found else 0))
+        if stored is not None:
+            found, source = stored, "disk"
+        if found is None or found.position <= self.position:
+            return None
+        self.cache.restore(found)
+        self._logits = found.logits
+        self._boundaries.add(found)
+        if self._speculation is not None:
+            self._speculation.reset()
+        return f"{source} at {found.position}"
 
     def _remember(self) -> None:
-        """Keep the current point. Of too many, the most crowded one goes; the first and last stay."""
-        if self._logits is None or any(s.state.position == self.position for s in self._snapshots):
-            return
-        self._snapshots.append(_Snapshot(self._state, self._logits))
-        self._snapshots.sort(key=lambda s: s.state.position)
-        if len(self._snapshots) > MAX_SNAPSHOTS:
-            positions = [s.state.position for s in self._snapshots]
-            inner = range(1, len(positions) - 1)
-            del self._snapshots[min(inner, key=lambda i: positions[i + 1] - positions[i - 1])]
+        """Keep the current point."""
+        if self._logits is not None and not self._boundaries.has(self.position):
+            self._boundaries.add(self.cache.boundary(self._logits))
 
     def _check(self, tokens: list[int]) -> None:
         if len(tokens) > self.engine.context_window:
-            raise self._overflow(len(tokens))
+            raise ContextOverflowError.of(len(tokens), self.engine.context_window)
         size = self.engine.config.vocab_size
         wrong = next((token for token in tokens if not 0 <= token < size), None)
         if wrong is not None:
@@ -285,12 +380,7 @@ class Sequence:
                 f"Token id {wrong} is outside the vocabulary of {size}.",
                 "Encode with the tokenizer of this model.",
             )
-
-    def _overflow(self, wanted: int) -> ContextOverflowError:
-        return ContextOverflowError(
-            f"{wanted:,} tokens don't fit the context window of {self.engine.context_window:,}.",
-            "Compact the conversation, start a new one, or use a model with a larger window.",
-        )
+        self.engine.check()
 
 
 def _common_prefix(a: Ids[int], b: Ids[int]) -> int:
@@ -298,8 +388,3 @@ def _common_prefix(a: Ids[int], b: Ids[int]) -> int:
     if a[:length] == b[:length]:
         return length
     return next(i for i in range(length) if a[i] != b[i])
-
-
-def _open_thinking(tokens: Ids[int], think: int, end_think: int) -> bool:
-    """Whether the last of the two markers opens a thought."""
-    return next((token == think for token in reversed(tokens) if token in (think, end_think)), False)

@@ -8,6 +8,7 @@ once without them (for content), where such text becomes ordinary pieces and sti
 from __future__ import annotations
 
 import codecs
+import hashlib
 import importlib.util
 import json
 from collections.abc import Iterable, Mapping
@@ -206,6 +207,14 @@ class Tokenizer:
     def size(self) -> int:
         """Highest id plus one."""
         return max(self._bytes) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of what every id stands for."""
+        digest = hashlib.blake2b(digest_size=16)
+        for identifier, spelled in sorted(self._bytes.items()):
+            digest.update(b"%d:%d:" % (identifier, len(spelled)) + spelled)
+        return digest.hexdigest()
 
     @property
     def added_tokens(self) -> Mapping[str, int]:

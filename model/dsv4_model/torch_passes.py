@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor
 from dsv4_model import hyper_connections as hc
 from dsv4_model.attention_core import sink_attention
 from dsv4_model.cache.entries import PieceCache
-from dsv4_model.cache.layout import CacheLayout, LayerLayout
+from dsv4_model.cache.layout import CacheLayout, LayerLayout, Ring
 from dsv4_model.config import AttentionKind
 from dsv4_model.indexer import top_k_mask
 from dsv4_model.matrix import Matrix
@@ -31,6 +32,10 @@ __all__ = ["TorchPasses"]
 _ACTIVATION_GROUP = 128
 _KV_GROUP = 64
 _EXPAND_UP_TO = 1 << 30  # bytes of fp32 experts that are kept expanded
+
+
+def _reach(position: int, ratio: int, queries: int) -> int:
+    return (position + queries) // ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +188,7 @@ class TorchPasses:
                     layer.sink,
                     scale=c.head_dim**-0.5,
                     window=c.sliding_window,
-                    reach=lambda queries, at=span.position: (at + queries) // max(layer.ratio, 1),
+                    reach=partial(_reach, span.position, max(layer.ratio, 1)),
                 )[0]
             )
             span.cache.write_ring(where.window, span.position, stored[mine])
@@ -208,12 +213,16 @@ class TorchPasses:
                 span.cache.write_keys(where, first, self._coarse(keys))
 
     def _pool(
-        self, x: Tensor, weights: CompressorWeights, ratio: int, span: _Span, values_ring: object, gates_ring: object
+        self,
+        x: Tensor,
+        weights: CompressorWeights,
+        ratio: int,
+        span: _Span,
+        values_ring: Ring | None,
+        gates_ring: Ring | None,
     ) -> Tensor | None:
         """Entries ``[closed, size]`` of the blocks that tokens ``x`` close; the rings take the new rows."""
-        from dsv4_model.cache.layout import Ring
-
-        assert isinstance(values_ring, Ring) and isinstance(gates_ring, Ring)
+        assert values_ring is not None and gates_ring is not None
         size, start, count = weights.norm.shape[0], span.position, len(x)
         overlap = weights.ape.shape[1] > size
         phases = torch.arange(start, start + count, device=self.device) % ratio
@@ -282,7 +291,7 @@ class TorchPasses:
         if counts is not None:
             counts += experts.flatten().bincount(minlength=c.n_routed_experts).cpu()
         out = self._expert(x, layer.shared, None)
-        for number in experts.unique().tolist():
+        for number in sorted(set(experts.flatten().tolist())):
             tokens, slots = (experts == number).nonzero(as_tuple=True)
             weight = weights[tokens, slots].unsqueeze(1)
             out.index_add_(0, tokens, self._expert(x[tokens], layer.experts[number], weight))
@@ -324,7 +333,7 @@ class TorchPasses:
         return torch.cat((fp8_round_trip(kv[..., :-rotary], _KV_GROUP), kv[..., -rotary:]), -1)
 
     def _coarse(self, x: Tensor) -> Tensor:
-        """Index queries and keys before they are scored or stored: Hadamard, FP4 where the training had it."""
+        """Index queries and keys as they are scored: Hadamard, and FP4 where the training had it."""
         key = self.layout.key
         if self.weights.rounds_activations or key.rotated:
             x = hadamard(x)

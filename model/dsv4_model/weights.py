@@ -1,4 +1,4 @@
-"""All weights of a model for inference, as they are stored: from a module in memory or a checkpoint on disk."""
+"""All weights of a model for inference, as they are stored: from a module or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ __all__ = [
     "ExpertWeights",
     "IndexerWeights",
     "LayerWeights",
+    "LazyExperts",
     "MixingWeights",
     "ModelWeights",
     "MtpWeights",
@@ -30,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class MixingWeights:
-    """Hyper-connection maps of one site, fp32: ``fn [24, 4 d]``, ``base [24]``, ``scale [3]`` (4, 4, 1: head)."""
+    """Hyper-connection maps of a site, fp32: ``fn [24, 4 d]``, ``base [24]``, ``scale [3]`` (head: 4, 4, 1)."""
 
     fn: Tensor
     base: Tensor
@@ -68,6 +69,19 @@ class ExpertWeights:
     def matrices(self) -> tuple[Matrix, Matrix, Matrix]:
         """w1, w2, w3: the order of the native back end."""
         return self.w1, self.w2, self.w3
+
+
+@runtime_checkable
+class LazyExperts(Protocol):
+    """Experts of a layer that are brought into memory when they are asked for."""
+
+    def several(self, experts: Iterable[int]) -> Items[ExpertWeights]:
+        """These experts; they stay in memory while the result is held."""
+        ...
+
+    def announce_likely(self) -> None:
+        """Start bringing what the layer will probably want next."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +157,13 @@ class ModelWeights:
             ConfigError: ``config.json`` describes something this engine can't run.
             CheckpointError: anything wrong with the weights; names file, tensor and remedy.
         """
-        checkpoint = open_checkpoint(path)
+        return cls.of_checkpoint(open_checkpoint(path), with_mtp=with_mtp, source=source)
+
+    @classmethod
+    def of_checkpoint(
+        cls, checkpoint: Checkpoint, *, with_mtp: bool = True, source: WeightSource | None = None
+    ) -> ModelWeights:
+        """The same for a checkpoint that is open already."""
         file = checkpoint.path / "config.json"
         if not file.is_file():
             raise CheckpointError("is missing.", "Copy it from the model's repository.", file=file)

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from dsv4_model.engine import (
     StopReason,
 )
 from dsv4_model.sampling import SamplingError, SamplingParams
-from dsv4_model.sequence import MAX_SNAPSHOTS, PREFILL_CHUNK
+from dsv4_model.boundaries import MAX_BOUNDARIES
+from dsv4_model.sequence import PREFILL_CHUNK
 from dsv4_model.tokenizer import TokenizerError
 from tests.model import tiny
 
@@ -35,7 +37,7 @@ def prompt(length: int, seed: int = 0) -> list[int]:
 
 def logits_of(tokens: list[int]) -> torch.Tensor:
     """The last logits of one full forward pass from nothing."""
-    model = tiny.engine().model
+    model = tiny.module()
     with torch.inference_mode():
         logits: torch.Tensor = model(torch.tensor([tokens]), model.new_state())
     return logits[0, -1]
@@ -167,7 +169,7 @@ def test_random_walks_of_syncs_and_generations_stay_true() -> None:
             count = chance.randrange(1, 8)
             list(sequence.generate(SamplingParams(seed=step, max_tokens=count)))
             tokens = list(sequence.tokens)
-        assert len(sequence._snapshots) <= MAX_SNAPSHOTS
+        assert len(sequence.boundaries) <= MAX_BOUNDARIES
 
 
 def test_snapshots_keep_the_first_and_the_last_of_many() -> None:
@@ -175,8 +177,8 @@ def test_snapshots_keep_the_first_and_the_last_of_many() -> None:
     tokens = prompt(200)
     for end in range(10, 201, 10):
         sequence.sync(tokens[:end])
-    positions = [snapshot.state.position for snapshot in sequence._snapshots]
-    assert len(positions) == MAX_SNAPSHOTS
+    positions = [boundary.position for boundary in sequence.boundaries]
+    assert len(positions) == MAX_BOUNDARIES
     assert positions[0] == 10 and positions[-1] == 200
 
 
@@ -198,14 +200,17 @@ def test_forks_are_independent() -> None:
 def test_usage_counts_bytes_by_kind() -> None:
     sequence = synced(prompt(300))
     usage = sequence.usage()
-    assert usage["csa_entries"] == 2 * (300 // 4) * 64 * 4
-    assert usage["hca_entries"] == 1 * (300 // 128) * 64 * 4
-    assert usage["index_keys"] == 2 * (300 // 4) * 64 * 4
-    assert 0 < usage["window"] <= 4 * 16 * 64 * 4
-    # value and gate rows: HCA 300 % 128 of 64 channels; CSA 4 + 300 % 4 of 2 x 64, for entries and for keys
-    assert usage["partial"] == 2 * 4 * (44 * 64 + 2 * 2 * 4 * 128)
-    assert sum(usage.values()) == sequence._state.nbytes()
-    assert sum(tiny.engine().sequence().usage().values()) == usage["partial"] - 2 * 4 * 44 * 64
+    pages = 3  # 300 tokens in pages of 128
+    assert usage["csa_entries"] == pages * 2 * (128 // 4) * 64 * 4
+    assert usage["hca_entries"] == pages * 1 * 64 * 4
+    assert usage["index_keys"] == pages * 2 * (128 // 4) * 64 * 4
+    assert usage["window"] == 4 * 16 * 64 * 4
+    # value and gate rows: HCA 128 of 64 channels; CSA 8 of 2 x 64, for entries and for keys
+    assert usage["partial"] == 2 * 4 * (128 * 64 + 2 * 2 * 8 * 128)
+    assert usage["draft"] == 0
+    cache = sequence.cache
+    assert sum(usage.values()) == cache.rings.nbytes + sum(page.data.nbytes for page in cache.pages)
+    assert sum(tiny.engine().sequence().usage().values()) == usage["window"] + usage["partial"]
 
 
 def test_a_seed_reproduces_whatever_the_splits() -> None:
@@ -379,13 +384,14 @@ def test_a_dropped_generation_loses_nothing_and_a_stale_one_is_refused() -> None
 
 def test_an_interrupt_inside_the_model_leaves_the_state_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     sequence = synced(prompt(20))
-    block = tiny.engine().model.layers[2]
 
-    def interrupted(*_: object, **__: object) -> None:
+    def interrupted(*arguments: Any) -> None:
+        passes.forward(*arguments)  # the rings have been written to
         raise KeyboardInterrupt
 
+    passes, engine = tiny.engine().passes, tiny.engine()
     with monkeypatch.context() as patch:
-        patch.setattr(block, "forward", interrupted)
+        patch.setattr(engine, "forward", interrupted)
         with pytest.raises(KeyboardInterrupt):
             sequence.sync(prompt(40))
     assert_at(sequence, prompt(20))

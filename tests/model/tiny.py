@@ -87,6 +87,12 @@ def model(*, with_mtp: bool = False, seed: int = 0, **changes: Any) -> DeepseekV
 
 
 @cache
+def module() -> DeepseekV4:
+    """The module whose weights `engine` runs: the reference."""
+    return model()
+
+
+@cache
 def engine() -> Engine:
     """Shared by tests: an engine is immutable."""
-    return Engine(model(), tokenizer(), "tiny")
+    return Engine(module(), tokenizer(), "tiny")

@@ -197,7 +197,7 @@ def key_format(choice: CacheFormat, config: ModelConfig) -> KeyFormat:
 def _fp8_groups(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
     """``(e4m3 [..., n], ue8m0 exponents uint8 [..., groups])`` of ``[..., n]``; section 2.8."""
     length = x.shape[-1]
-    padded = torch.nn.functional.pad(x, (0, -length % group)).unflatten(-1, (-1, group))
+    padded = torch.nn.functional.pad(x, (0, -length % group)).view(*x.shape[:-1], -1, group)
     scale = pow2ceil(padded.abs().amax(-1, keepdim=True).clamp_min(1e-4) * (1 / FP8_MAX))
     codes = (padded / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn)
     return codes.flatten(-2)[..., :length].contiguous(), _exponents(scale.squeeze(-1))
@@ -205,7 +205,7 @@ def _fp8_groups(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
 
 def _fp4_codes(x: Tensor) -> tuple[Tensor, Tensor]:
     """``(codes uint8 [..., n], ue8m0 exponents uint8 [..., n / 32])``; section 2.8."""
-    groups = x.unflatten(-1, (-1, FP4_GROUP))
+    groups = x.reshape(*x.shape[:-1], -1, FP4_GROUP)
     scale = pow2ceil(groups.abs().amax(-1, keepdim=True).clamp_min(FP4_MAX * 2.0**-126) / FP4_MAX)
     values = round_to_e2m1((groups / scale).clamp(-FP4_MAX, FP4_MAX)).flatten(-2)
     a = values.abs()

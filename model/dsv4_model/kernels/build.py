@@ -1,7 +1,7 @@
 """Compile the native library: while the package is installed, or at first use into the user's cache.
 
-The library's name carries a digest of its sources, of the flags and of the compiler's target, so that a stale one
-is never loaded. Nothing but a C++17 compiler is needed.
+The library's name carries a digest of its sources, of the flags and of the kind of machine, so that a stale
+one is never loaded. Nothing but a C++17 compiler is needed.
 """
 
 from __future__ import annotations
@@ -97,7 +97,10 @@ def build(folder: Path) -> Path:
 
 
 def _compile(compiler: str, scratch: Path) -> Path:
-    jobs = {name: ["-c", str(SOURCES / "engine.cpp"), f"-DISA={name}", *flags] for name, flags in targets().items()}
+    jobs = {
+        name: ["-c", str(SOURCES / "engine.cpp"), f"-DISA={name}", *flags]
+        for name, flags in targets().items()
+    }
     jobs["dispatch"] = ["-c", str(SOURCES / "dispatch.cpp")]
     objects = {name: scratch / f"{name}.o" for name in jobs}
     with ThreadPoolExecutor(max_workers=min(len(jobs), os.cpu_count() or 1)) as pool:
@@ -116,7 +119,13 @@ def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:
-        raise BuildError(f"{command[0]} did not finish in {_TIMEOUT} s.", "Is the machine overloaded?") from error
+        raise BuildError(
+            f"{command[0]} did not finish in {_TIMEOUT} s.", "Is the machine overloaded?"
+        ) from error
     if done.returncode:
-        first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:300])
-        raise BuildError(f"{command[0]} failed: {first}", "A compiler with C++17 is needed (g++ 9, clang 12).")
+        first = next(
+            (line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:300]
+        )
+        raise BuildError(
+            f"{command[0]} failed: {first}", "A compiler with C++17 is needed (g++ 9, clang 12)."
+        )

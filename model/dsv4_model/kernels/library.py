@@ -43,7 +43,9 @@ def load_library() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
-        raise NativeUnavailableError(f"{path} can't be loaded ({error}).", "Remove it; it is built anew.") from error
+        raise NativeUnavailableError(
+            f"{path} can't be loaded ({error}).", "Remove it; it is built anew."
+        ) from error
     if library.dsv4_abi() != s.ABI:
         raise NativeUnavailableError(f"{path} belongs to another version.", "Remove it; it is built anew.")
     _declare(library)

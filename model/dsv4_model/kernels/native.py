@@ -6,22 +6,29 @@ import ctypes
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsv4_model.cache.kv_cache import KVCache
 from dsv4_model.cache.layout import CacheLayout, LayerLayout, Ring
 from dsv4_model.cache.pages import CacheMemoryError
 from dsv4_model.config import CSA_RATIO, ConfigError, ModelConfig
 from dsv4_model.kernels import structures as s
 from dsv4_model.kernels.library import load_library
 from dsv4_model.matrix import Matrix
-from dsv4_model.passes import Piece, Rows, expert_counts
+from dsv4_model.passes import Piece, expert_counts
 from dsv4_model.rope import rope_frequencies
-from dsv4_model.weights import CompressorWeights, ExpertWeights, LayerWeights, MixingWeights, ModelWeights
+from dsv4_model.weights import (
+    CompressorWeights,
+    ExpertWeights,
+    LayerWeights,
+    LazyExperts,
+    MixingWeights,
+    ModelWeights,
+)
 
 __all__ = ["NativePasses"]
 
@@ -106,7 +113,9 @@ class NativePasses:
             piece.cache.draft_position += len(piece.ids)
         return logits, out
 
-    def _chunks(self, pieces: Items[Piece], *, draft: bool) -> tuple[ctypes.Array[s.Chunk], list[NDArray[np.int32]]]:
+    def _chunks(
+        self, pieces: Items[Piece], *, draft: bool
+    ) -> tuple[ctypes.Array[s.Chunk], list[NDArray[np.int32]]]:
         chunks = (s.Chunk * len(pieces))()
         kept = []
         for chunk, piece in zip(chunks, pieces, strict=True):
@@ -238,19 +247,25 @@ class NativePasses:
             bound.experts = ctypes.addressof(array)
         return bound
 
-    def _resolver(self, weights: ModelWeights) -> ctypes._FuncPointer:  # type: ignore[name-defined]
+    def _resolver(self, weights: ModelWeights) -> Any:
         """Bring experts that are not all in memory; what is brought stays until the next call."""
         brought: list[ExpertWeights] = []
+        layers = weights.all_layers
 
         def resolve(
-            _: int, layer: int, experts: ctypes._Pointer, number: int, out: ctypes._Pointer  # type: ignore[type-arg]
+            _: int, number: int, wanted: ctypes._Pointer[ctypes.c_int32], count: int, out: Any
         ) -> int:
+            brought.clear()  # its place may be needed
             try:
-                lazy = weights.all_layers[layer].experts
-                brought[:] = [lazy[experts[i]] for i in range(number)]
+                lazy = layers[number].experts
+                assert isinstance(lazy, LazyExperts)
+                brought.extend(lazy.several([wanted[i] for i in range(count)]))
                 for i, expert in enumerate(brought):
                     for j, matrix in enumerate(expert.matrices):
                         out[3 * i + j] = _matrix(matrix)
+                following = layers[(number + 1) % len(layers)].experts
+                if isinstance(following, LazyExperts):
+                    following.announce_likely()
             except BaseException as error:  # it must not be lost in the C++ frames between
                 self._failure.error = error
                 return 1
@@ -312,4 +327,6 @@ def _check_shape(config: ModelConfig, rounds: bool) -> None:
             raise ConfigError(name, value, f"the native back end takes at most {most}; set DSV4_NATIVE=0")
     csa = CSA_RATIO in config.compress_ratios[: config.num_hidden_layers]
     if rounds and csa and config.index_head_dim % 32:
-        raise ConfigError("index_head_dim", config.index_head_dim, "must be a multiple of 32 to be rounded to FP4")
+        raise ConfigError(
+            "index_head_dim", config.index_head_dim, "must be a multiple of 32 to be rounded to FP4"
+        )

@@ -59,9 +59,7 @@ class Layer(c.Structure):
     )
 
 
-Resolve = c.CFUNCTYPE(
-    c.c_int, c.c_void_p, c.c_int32, c.POINTER(c.c_int32), c.c_int32, c.POINTER(Matrix)
-)
+Resolve = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_int32, c.POINTER(c.c_int32), c.c_int32, c.POINTER(Matrix))
 
 
 class Model(c.Structure):
