@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,12 +89,14 @@ def parameter_kinds(
     """`(matrices, tables, vectors)`: what Muon trains, and what AdamW trains with and without weight decay.
 
     Tables are the two-dimensional weights that are no maps between hidden states: the embedding, the head,
-    routers, position biases and the maps of the hyper-connections.
+    routers, position biases and the maps of the hyper-connections. What is frozen is in none of the three.
     """
     matrices: list[nn.Parameter] = []
     tables: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if parameter.ndim < 2:
             vectors.append(parameter)
         elif (
@@ -115,10 +118,7 @@ class Trainer:
         self.examples = Examples.load(data)
         self.step = 0
         self.seconds = 0.0
-        self.model = DeepseekV4(CONFIG, with_mtp=False)
-        initialise(self.model, recipe.seed)
-        if start is not None:
-            self.model.load_state_dict(load_model(start).state_dict())
+        self.model = self._build(start)
         matrices, tables, vectors = parameter_kinds(self.model)
         decay = recipe.weight_decay
         groups = [{"params": tables, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -128,11 +128,23 @@ class Trainer:
         )
         self._prefix: State | None = None
         self._loads: dict[nn.Module, Tensor] = {}
-        for block in self.model.layers:
+        for block in self._blocks():
             assert isinstance(block, Block)
             if block.ffn.gate.bias is not None:
                 block.ffn.gate.register_forward_hook(self._count)
         self._resume()
+
+    def _build(self, start: Path | None) -> DeepseekV4:
+        """The model before the first step; what needs no gradient isn't trained."""
+        model = DeepseekV4(CONFIG, with_mtp=False)
+        initialise(model, self.recipe.seed)
+        if start is not None:
+            model.load_state_dict(load_model(start).state_dict())
+        return model
+
+    def _blocks(self) -> Iterable[nn.Module]:
+        """The blocks that are trained; their routers are kept balanced."""
+        return self.model.layers
 
     def _count(self, gate: nn.Module, _: object, output: tuple[Tensor, Tensor]) -> None:
         self._loads[gate] = output[1].flatten().bincount(minlength=CONFIG.n_routed_experts)
