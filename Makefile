@@ -31,6 +31,7 @@ format: $(VENV)/.dev  ## Rewrite the sources in the project's style
 	$(BIN)/ruff format $(SOURCES)
 
 bench: $(VENV)/.dev  ## Run the benchmarks
+	@echo "== bench/engine"; $(BIN)/python -m bench.engine
 	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:  ## Remove the environment and all caches

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from dsv4_model.checkpoint import load_model
 from dsv4_model.config import ModelConfig, YarnScaling
-from dsv4_model.engine import Engine
+from dsv4_model.engine import Engine, EngineOptions
 from dsv4_model.gguf_export import export_gguf
 from dsv4_model.nano import WEIGHTS
+from dsv4_model.prefix_store import PrefixStore
 from dsv4_model.tokenizer import Tokenizer
 from dsv4_model.transformer import DeepseekV4
 from tests.model.random_model import random_model
@@ -46,21 +48,35 @@ TINY = ModelConfig(
 TOKENIZER = WEIGHTS / "tokenizer.json"
 
 
-@dataclass(frozen=True, slots=True)
 class Subject:
-    """A model under measurement."""
+    """A model under measurement.
 
-    name: str
-    model: DeepseekV4
+    Args:
+        load: makes the de-quantised fp32 weights, which the peers run; called when they are first needed.
+        folder: the checkpoint that this project's engine opens, packed as it is; None for a random model.
+    """
+
+    def __init__(self, name: str, load: Callable[[], DeepseekV4], folder: Path | None = None) -> None:
+        self.name = name
+        self.folder = folder
+        self._load = load
+
+    @cached_property
+    def model(self) -> DeepseekV4:
+        """The weights in fp32."""
+        return self._load()
 
     @property
     def config(self) -> ModelConfig:
         """Its configuration."""
         return self.model.config
 
-    def engine(self) -> Engine:
-        """This project's engine over it."""
-        return Engine(self.model, Tokenizer.from_file(TOKENIZER), self.name)
+    def engine(self, threads: int, store: PrefixStore | None = None) -> Engine:
+        """This project's engine over it. It doesn't draft: one pass a token, as with the peers."""
+        options = EngineOptions(threads=threads, speculate=False, store=store)
+        if self.folder is not None:
+            return Engine.load(self.folder, options=options)
+        return Engine(self.model, Tokenizer.from_file(TOKENIZER), self.name, options)
 
     def gguf(self, folder: Path) -> Path:
         """The model written as fp32 GGUF in ``folder``."""
@@ -68,28 +84,38 @@ class Subject:
         export_gguf(self.model, file, tokenizer=TOKENIZER, name=self.name)
         return file
 
+    def active_bytes(self) -> int:
+        """Bytes of fp32 weights that one decoded token reads: all but embeddings and unchosen experts."""
+        c = self.config
+        skipped = 1 - c.num_experts_per_tok / c.n_routed_experts
+        total = 0.0
+        for name, value in self.model.state_dict().items():
+            if name == "embed.weight" or name.endswith("tid2eid"):
+                continue
+            total += 4 * value.numel() * (1 - skipped if ".ffn.experts." in name else 1)
+        return int(total)
 
-def subject(name: str, longest: int) -> Subject:
+
+def subject(name: str, longest: int, folder: Path | None = None) -> Subject:
     """``nano``, trained, or ``tiny``, random, able to hold ``longest`` tokens and some more.
 
-    YaRN depends on the original context only, so a longer maximum changes no result.
+    A wider context changes no result (YaRN depends on the original one), but the configuration must name it:
+    ``folder`` takes the widened checkpoint.
     """
-    if name == "nano":
-        return Subject(name, _widened(WEIGHTS, longest + ROOM))
-    return Subject(name, random_model(TINY, max_position_embeddings=max(65536, longest + ROOM)).eval())
-
-
-def _widened(weights: Path, context: int) -> DeepseekV4:
-    raw = json.loads((weights / "config.json").read_text("utf-8"))
-    if raw["max_position_embeddings"] >= context:
-        return load_model(weights)
-    with TemporaryDirectory() as folder:
-        for file in weights.iterdir():
-            (Path(folder) / file.name).symlink_to(file)
-        (Path(folder) / "config.json").unlink()
-        raw["max_position_embeddings"] = context
-        (Path(folder) / "config.json").write_text(json.dumps(raw), "utf-8")
-        return load_model(folder)
+    room = longest + ROOM
+    if name == "tiny":
+        return Subject(name, lambda: random_model(TINY, max_position_embeddings=max(65536, room)).eval())
+    if folder is None:
+        return Subject(name, lambda: load_model(WEIGHTS), WEIGHTS)
+    widened = folder / "nano"
+    widened.mkdir()
+    for file in WEIGHTS.iterdir():
+        if file.name != "config.json":
+            (widened / file.name).symlink_to(file)
+    raw = json.loads((WEIGHTS / "config.json").read_text("utf-8"))
+    raw["max_position_embeddings"] = max(raw["max_position_embeddings"], room)
+    (widened / "config.json").write_text(json.dumps(raw), "utf-8")
+    return Subject(name, lambda: load_model(widened), widened)
 
 
 def selecting(topk: int) -> DeepseekV4:
