@@ -12,7 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from dsv4_model.checkpoint_reader import Checkpoint
 from dsv4_model.config import ModelConfig
 from dsv4_model.expert_files import ExpertFiles
+from dsv4_model.expert_reads import ExpertRead, ReadQueue
 from dsv4_model.weights import ExpertWeights
 
 __all__ = ["ExpertBudgetError", "ExpertStatistics", "ExpertStore"]
@@ -109,7 +110,7 @@ class ExpertStore:
         self._chosen = config.num_experts_per_tok
         self._slots = self._allocate()
         self._staging = threading.local()
-        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="experts")
+        self._queue = ReadQueue(readers, self._read)
         # Guards all that follows; loads run outside of it and tell by the condition when they are done.
         self._done = threading.Condition(threading.RLock())
         self._where: dict[tuple[int, int], int] = {}
@@ -137,8 +138,8 @@ class ExpertStore:
         self.close()
 
     def close(self) -> None:
-        """End the readers, close the files and give the memory back, once no one uses what was handed out."""
-        self._pool.shutdown(cancel_futures=True)
+        """End the readers, close the files, and give the memory back once nobody uses what was handed out."""
+        self._queue.close()
         self.files.close()
         self._views = []
         self._slots = torch.empty(0)
@@ -168,7 +169,7 @@ class ExpertStore:
                     slot = self._free_slot(unpromised=True)
                     if slot is None:
                         return
-                    self._start(slot, layer, expert)
+                    self._start(slot, layer, expert, urgent=False)
                 self._promised[slot] = self._time + self.layers
 
     def likely(self, layer: int) -> tuple[int, ...]:
@@ -273,7 +274,7 @@ class ExpertStore:
                         continue
                     free = self._wait_for_slot(len(experts))
                     slot = self._where.get((layer, expert))  # while waiting, another thread may have begun it
-                    slot = self._start(free, layer, expert) if slot is None else slot
+                    slot = self._start(free, layer, expert, urgent=True) if slot is None else slot
                     pinned[expert] = self._use(slot, layer, expert, loads)
             wait(loads)
             for load in loads:
@@ -293,6 +294,7 @@ class ExpertStore:
         load = self._loads[slot]
         if load is not None:
             loads.append(load)
+            self._queue.hurry(slot)
         self._promised[slot] = 0
         now = self._time / (_HALF_LIFE * self.layers)
         # Sums of 2^(time of use / half-life), as logarithms: two experts never change places by mere waiting.
@@ -314,6 +316,10 @@ class ExpertStore:
             slot = self._free_slot(unpromised=False)
             if slot is not None:
                 return slot
+            announced = self._queue.take_back()
+            if announced is not None:
+                self._forget(announced)
+                continue
             # What is on its way to someone's announcement can make room once it has arrived.
             if not (self._busy & (self._pins == 0)).any():
                 raise ExpertBudgetError(
@@ -333,7 +339,7 @@ class ExpertStore:
             return None
         return int(np.where(free, self._heat, np.inf).argmin())
 
-    def _start(self, slot: int, layer: int, expert: int) -> int:
+    def _start(self, slot: int, layer: int, expert: int, *, urgent: bool) -> int:
         before = self._held[slot]
         if before is not None:
             del self._where[before]
@@ -343,31 +349,39 @@ class ExpertStore:
         self._views[slot] = None
         self._heat[slot] = self._heats[layer, expert]
         self._busy[slot] = True
-        self._loads[slot] = self._pool.submit(self._load, slot, layer, expert)
+        done: Future[None] = Future()
+        self._loads[slot] = done
+        self._queue.add(ExpertRead(slot, layer, expert, done), urgent=urgent)
         return slot
 
-    def _load(self, slot: int, layer: int, expert: int) -> None:
+    def _read(self, read: ExpertRead) -> None:
         try:
-            target = self._slots[slot]
-            if self.device.type == "cpu":
-                count = self.files.read(layer, expert, target.numpy().data)
-            else:
-                staging = self._staging_buffer()
-                count = self.files.read(layer, expert, staging.numpy().data)
-                target.copy_(staging)
-            with self._done:
-                self._busy[slot] = False
-                self._loads[slot] = None
-                self._count(bytes_read=count)
-                self._done.notify_all()
+            count = self._fill(read)
         except BaseException:
             with self._done:
-                del self._where[layer, expert]
-                self._held[slot] = self._loads[slot] = None
-                self._busy[slot] = False
-                self._heat[slot] = -np.inf
-                self._done.notify_all()
+                self._forget(read)
             raise
+        with self._done:
+            self._busy[read.slot] = False
+            self._loads[read.slot] = None
+            self._count(bytes_read=count)
+            self._done.notify_all()
+
+    def _fill(self, read: ExpertRead) -> int:
+        target = self._slots[read.slot]
+        if self.device.type == "cpu":
+            return self.files.read(read.layer, read.expert, target.numpy().data)
+        staging = self._staging_buffer()
+        count = self.files.read(read.layer, read.expert, staging.numpy().data)
+        target.copy_(staging)
+        return count
+
+    def _forget(self, read: ExpertRead) -> None:
+        del self._where[read.layer, read.expert]
+        self._held[read.slot] = self._loads[read.slot] = None
+        self._busy[read.slot] = False
+        self._heat[read.slot] = -np.inf
+        self._done.notify_all()
 
     def _staging_buffer(self) -> Tensor:
         if not hasattr(self._staging, "buffer"):

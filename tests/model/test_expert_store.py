@@ -6,7 +6,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -377,6 +377,59 @@ def test_a_failed_announcement_is_forgotten(
             pass
     assert store.get(1, [1])
     assert store.statistics.misses == 1
+
+
+def test_what_is_waited_for_is_read_first(
+    stores: Callable[..., ExpertStore], monkeypatch: pytest.MonkeyPatch, truth: ModelWeights
+) -> None:
+    """One reader is held up with the first of many announcements; a request then overtakes the others."""
+    store = stores(slots=6, readers=1)
+    order: list[tuple[int, int]] = []
+    begun, go = threading.Event(), threading.Event()
+    read = ExpertFiles.read
+
+    def slow(self: ExpertFiles, layer: int, expert: int, buffer: memoryview) -> int:
+        order.append((layer, expert))
+        begun.set()
+        assert go.wait(20)
+        return read(self, layer, expert, buffer)
+
+    monkeypatch.setattr(ExpertFiles, "read", slow)
+    store.announce(2, [0, 1, 2, 3, 4, 5])
+    assert begun.wait(20)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(store.get, 1, [7, 6])  # two announcements that haven't begun give way
+        late = pool.submit(store.get, 2, [2])  # and this one is hurried
+        go.set()
+        assert same(waiting.result(20)[0], truth.layers[1].experts[7])
+        assert same(late.result(20)[0], truth.layers[2].experts[2])
+    while store._busy.any():
+        pass
+    assert order[:3] == [(2, 0), (1, 7), (1, 6)]
+    assert sorted(order[3:]) == [(2, 1), (2, 2), (2, 3)]
+
+
+def test_closing_ends_what_waits(stores: Callable[..., ExpertStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    store = stores(slots=6, readers=1)
+    begun, go = threading.Event(), threading.Event()
+    read = ExpertFiles.read
+
+    def slow(self: ExpertFiles, layer: int, expert: int, buffer: memoryview) -> int:
+        begun.set()
+        assert go.wait(20)
+        return read(self, layer, expert, buffer)
+
+    monkeypatch.setattr(ExpertFiles, "read", slow)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = pool.submit(store.get, 1, [7, 6])
+        assert begun.wait(20)
+        closing = pool.submit(store.close)
+        while store._queue._urgent:
+            pass
+        go.set()
+        with pytest.raises(CancelledError):
+            waiting.result(20)
+        closing.result(20)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
