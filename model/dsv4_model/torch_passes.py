@@ -65,7 +65,9 @@ class TorchPasses:
         )
         self._dense: dict[int, Tensor] = {}
         experts = 12 * c.n_routed_experts * c.hidden_size * c.moe_intermediate_size * len(weights.all_layers)
-        self._expand_experts = experts <= _EXPAND_UP_TO
+        # Streamed experts come and go, but what is kept expanded is known by its matrix's identity.
+        stay = all(isinstance(layer.experts, tuple) for layer in weights.all_layers)
+        self._expand_experts = stay and experts <= _EXPAND_UP_TO
 
     @torch.inference_mode()
     def forward(self, pieces: Items[Piece], counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
