@@ -297,7 +297,7 @@ class _Loaded:
         assert tuple(self._tensors[name].shape) == shape
 
     def values(self, name: str) -> Tensor:
-        value = self._tensors[name].detach().cpu()
+        value: Tensor = self._tensors[name].detach().cpu()
         return value.float() if value.is_floating_point() else value
 
     def fp4(self, name: str) -> tuple[Tensor, Tensor]:
