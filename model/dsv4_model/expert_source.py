@@ -48,7 +48,7 @@ class LayerExperts(Items[ExpertWeights]):
         self.store.announce(self.layer, experts)
 
     def announce_likely(self) -> None:
-        """Start reading what was asked for last: the guess for a layer that routes by score."""
+        """Start reading what will probably be asked for: the guess for a layer that routes by score."""
         self.store.announce(self.layer, self.store.likely(self.layer))
 
     def groups(self, experts: Iterable[int]) -> Iterator[list[tuple[int, ExpertWeights]]]:

@@ -125,7 +125,7 @@ class ExpertStore:
         self._heat = np.full(self.capacity, -np.inf)
         self._heats = np.full((self.layers, self.files.experts), -np.inf)  # outlives the stay in a slot
         self._time = 0  # requests so far
-        self._last: dict[int, tuple[int, ...]] = {}
+        self._last: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}  # by layer, two requests
         self._returned: deque[int] = deque()  # slots of ended leases; filled at any time, by any thread
         self._statistics = ExpertStatistics()
 
@@ -173,9 +173,13 @@ class ExpertStore:
                 self._promised[slot] = self._time + self.layers
 
     def likely(self, layer: int) -> tuple[int, ...]:
-        """What ``layer`` asked for last: the best simple guess of what it will ask for next."""
+        """What ``layer`` asked for twice in a row, and so will probably ask for again.
+
+        The last request alone is a poor guess: a read that nobody wants holds up those that are waited for.
+        """
         with self._done:
-            return self._last.get(layer, ())
+            before, last = self._last.get(layer, ((), ()))
+            return tuple(expert for expert in last if expert in before)
 
     def get(self, layer: int, experts: Iterable[int]) -> list[ExpertWeights]:
         """The weights of ``experts`` in this order, read now where need be and kept until `release`.
@@ -261,7 +265,7 @@ class ExpertStore:
         try:
             with self._done:
                 self._time += 1
-                self._last[layer] = tuple(experts[: self._chosen])
+                self._last[layer] = (self._last.get(layer, ((), ()))[1], tuple(experts[: self._chosen]))
                 self._take_back()
                 known = [expert for expert in experts if (layer, expert) in self._where]
                 for expert in known:  # first, so that none of them makes room for another

@@ -225,17 +225,19 @@ def test_an_announcement_takes_nothing_from_those_who_use_or_announced(
     assert (3, 5) in store._where
 
 
-def test_the_last_request_is_the_guess(stores: Callable[..., ExpertStore]) -> None:
+def test_what_was_asked_for_twice_is_the_guess(stores: Callable[..., ExpertStore]) -> None:
     store = stores()
-    assert store.likely(3) == ()
-    store.get(3, [4, 1])
-    store.release(3, [4, 1])
-    assert store.likely(3) == (4, 1)
     experts = LayerExperts(store, 3)
+    assert store.likely(3) == ()
+    experts.several([4, 1])
+    assert store.likely(3) == ()
+    experts.several([2, 4])
+    assert store.likely(3) == (4,)
+    assert store.statistics.misses == 3
+    LayerExperts(store, 2).several([0, 1, 2, 3])  # all others make room
     experts.announce_likely()
     experts.announce([7])
-    assert store.statistics.hits == 0
-    assert experts.several([4, 7]) and store.statistics.misses == 2
+    assert experts.several([4, 7]) and store.statistics.misses == 7
 
 
 def test_leases_end_with_their_last_tensor(stores: Callable[..., ExpertStore], truth: ModelWeights) -> None:
