@@ -152,6 +152,8 @@ def main() -> int:
             results.machine[f"{name}_fp32_limit_tokens_per_second"] = limit
             measure(chosen, engines, options, Path(folder), results)
             _memory(name, engines, options, results)
+        if options.json:  # after each model: the next may take an hour
+            options.json.write_text(json.dumps(results.as_json(), indent=1) + "\n", encoding="utf-8")
     print(
         f"read bandwidth {bandwidth / 1e9:.1f} GB/s with {options.threads} thread(s); fp32 weights from RAM"
     )
@@ -160,8 +162,6 @@ def main() -> int:
     ]
     print(f"allow at most: {', '.join(limits)}")
     print(table(results))
-    if options.json:
-        options.json.write_text(json.dumps(results.as_json(), indent=1) + "\n", encoding="utf-8")
     if options.picture and not draw(results, options.picture):
         print("no picture: matplotlib isn't installed")
     return 0
