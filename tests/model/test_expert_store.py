@@ -471,3 +471,14 @@ def test_an_unknown_tensor_is_refused_when_streaming(saved: Path, tmp_path: Path
     (folder / "config.json").write_text(raw)
     with pytest.raises(CheckpointError, match="but the model needs"):
         open_streaming(folder, 10 * SLOT)
+
+
+def test_slots_on_another_device_are_filled_through_staging(saved: Path) -> None:
+    """The meta device stands for a GPU: it has shapes and copies, but no bytes to compare."""
+    checkpoint, config = open_checkpoint(saved), ModelConfig.from_file(saved)
+    with ExpertStore(checkpoint, config, 4 * SLOT, device="meta") as store:
+        (found,) = store.get(1, [3])
+        (leased,) = store.lease(2, [3])
+        assert found.w1.data.device.type == leased.w2.data.device.type == "meta"
+        assert (found.w1.kind, found.w1.rows, found.w1.columns) == (MatrixKind.FP4, 64, 96)
+        assert store.statistics.bytes_read == 2 * SLOT
