@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -186,7 +187,8 @@ class Engine:
         """What a stored state must have been computed with to be usable here."""
         if self._key is None:
             files = self._checkpoint.files if self._checkpoint is not None else {}
-            self._key = StoreKey.of(self.weights, self.tokenizer, self.layout, files)
+            key = StoreKey.of(self.weights, self.tokenizer, self.layout, files)
+            self._key = replace(key, name=self.name)
         return self._key
 
     def sequence(self) -> Sequence:
@@ -228,8 +230,10 @@ class Engine:
             return None
         return store.load(self.store_key, tokens, self.layout, self.pool, longer_than=held + _STORED_MARGIN)
 
-    def keep(self, sequence: Sequence) -> int:
+    def keep(self, sequence: Sequence, *, cancelled: Callable[[], bool] | None = None) -> int:
         """Write the latest boundary of ``sequence`` to the store; the tokens it covers (0: nothing to keep).
+
+        When ``cancelled`` becomes true, writing ends soon and nothing is left of it.
 
         Raises:
             StoreError: the disk is full or refuses; what was stored before is intact.
@@ -239,8 +243,9 @@ class Engine:
         if store is None or not kept or kept[-1].position < _STORED_MARGIN:
             return 0
         boundary = kept[-1]
-        store.save(self.store_key, sequence.tokens[: boundary.position], boundary, self.layout)
-        return boundary.position
+        tokens = sequence.tokens[: boundary.position]
+        saved = store.save(self.store_key, tokens, boundary, self.layout, cancelled=cancelled)
+        return 0 if saved is None else boundary.position
 
     def _open_passes(self) -> Passes:
         from dsv4_model.kernels.library import NativeUnavailableError, physical_cores

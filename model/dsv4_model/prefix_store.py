@@ -13,8 +13,9 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,17 +26,31 @@ import torch
 from dsv4_model.cache.formats import PAGE_TOKENS
 from dsv4_model.cache.kv_cache import Boundary
 from dsv4_model.cache.layout import CacheLayout
-from dsv4_model.cache.pages import CacheMemoryError, Page, PagePool
+from dsv4_model.cache.pages import Page, PagePool
+from dsv4_model.cache.trim import trimmed
+from dsv4_model.stored_states import (
+    DEFAULT_LIMIT,
+    MAGIC,
+    StateFileError,
+    StoredState,
+    list_states,
+    open_state,
+    part_path,
+    read_header,
+    remove_stale_parts,
+    remove_state,
+    state_path,
+)
 from dsv4_model.tokenizer import Tokenizer
 from dsv4_model.weights import ModelWeights
 
-__all__ = ["PrefixStore", "StoreError", "StoreKey", "StoredState"]
+__all__ = ["PrefixStore", "StoreError", "StoreKey"]
 
 VERSION = 1
-_MAGIC = b"DSV4-KV\n"
-_SUFFIX = ".kv"
-_MAX_HEADER = 1 << 16
 _SAMPLE = 1 << 16
+_DIGEST_BYTES = 32
+_FLUSH_EVERY = 64 << 20
+"""Bytes after which writing waits for the disk, so that it can be broken off in the time that these take."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +63,8 @@ class StoreError(Exception):
         self.remedy = remedy
 
 
-class _Refused(Exception):
-    """A file that can't be used here; why."""
+class _CancelledError(Exception):
+    """Whoever wanted a state written doesn't any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +78,7 @@ class StoreKey:
     def of(
         cls, weights: ModelWeights, tokenizer: Tokenizer, layout: CacheLayout, files: Mapping[Path, object]
     ) -> StoreKey:
-        """The key of a loaded model. Of large files the size and both ends are read, not all."""
+        """The key of a loaded model. Of its files size, time of change and three stretches count, not all."""
         digest = hashlib.blake2b(digest_size=16)
         config = json.dumps(weights.config.to_dict(), sort_keys=True, default=str)
         shape = (
@@ -77,8 +92,9 @@ class StoreKey:
         if files:
             for file in sorted(files, key=lambda path: path.name):
                 with file.open("rb") as stream:
-                    size = stream.seek(0, os.SEEK_END)
-                    digest.update(f"|{file.name}|{size}|".encode())
+                    status = os.fstat(stream.fileno())
+                    size = status.st_size
+                    digest.update(f"|{file.name}|{size}|{status.st_mtime_ns}|".encode())
                     for offset in (0, size // 2, max(0, size - _SAMPLE)):
                         stream.seek(offset)
                         digest.update(stream.read(_SAMPLE))
@@ -88,85 +104,73 @@ class StoreKey:
         return cls(digest.hexdigest(), tokenizer.name)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredState:
-    """One file of the store: how many tokens it covers, bytes, last use (seconds since the epoch)."""
-
-    path: Path
-    tokens: int
-    nbytes: int
-    used: float
-
-    @property
-    def id(self) -> str:
-        """A short name for the command line."""
-        return self.path.stem.rsplit("-", 1)[-1]
-
-
 class PrefixStore:
     """A folder of states with a limit on its size; the least recently used go first.
+
+    Several processes may share a folder. Reading never raises: a state that can't be had is computed.
 
     Args:
         folder: made (0700) when something is written.
         limit: most bytes of all files; 0 stores nothing.
     """
 
-    def __init__(self, folder: Path, limit: int = 4 << 30) -> None:
+    def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT) -> None:
         self.folder = folder
         self.limit = limit
 
     def states(self) -> list[StoredState]:
-        """All stored states, the most recently used first."""
-        found = []
-        with contextlib.suppress(FileNotFoundError):
-            for path in self.folder.iterdir():
-                parts = path.stem.split("-")
-                if path.suffix != _SUFFIX or len(parts) != 3 or not parts[1].isdigit():
-                    continue
-                with contextlib.suppress(FileNotFoundError):
-                    status = path.stat()
-                    found.append(StoredState(path, int(parts[1]), status.st_size, status.st_mtime))
-        return sorted(found, key=lambda state: -state.used)
-
-    def remove(self, state: StoredState) -> None:
-        """Delete one state; gone already is fine."""
-        state.path.unlink(missing_ok=True)
+        """All stored states, the most recently used first; none where the folder can't be read."""
+        try:
+            return list_states(self.folder)
+        except OSError as error:
+            _log.warning("stored states can't be listed: %s", error)
+            return []
 
     def has(self, key: StoreKey, tokens: list[int]) -> bool:
         """Whether the state after exactly these tokens is stored."""
-        return self._path(key, len(tokens), _digest(tokens)).is_file()
+        return _is_file(state_path(self.folder, key.digest, len(tokens), _digest(tokens)))
 
-    def save(self, key: StoreKey, tokens: list[int], boundary: Boundary, layout: CacheLayout) -> Path | None:
-        """Store ``boundary``, which ``tokens`` lead to; None if it is larger than the store may be.
+    def longest(self, key: StoreKey, tokens: list[int]) -> int:
+        """How many of ``tokens`` the longest state covers that they begin with; it isn't read."""
+        return next((state.tokens for state in self._candidates(key, tokens, 0)), 0)
+
+    def save(
+        self,
+        key: StoreKey,
+        tokens: list[int],
+        boundary: Boundary,
+        layout: CacheLayout,
+        *,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Path | None:
+        """Store ``boundary``, which ``tokens`` lead to.
+
+        None if it is larger than the store may be, or if ``cancelled`` became true.
 
         Raises:
-            StoreError: the disk is full or refuses.
+            StoreError: the disk is full or refuses; what was stored before is as it was.
         """
-        target = self._path(key, len(tokens), _digest(tokens))
-        size = boundary.rings.nbytes + len(boundary.pages) * layout.page_bytes + 4 * len(tokens)
+        header = json.dumps(_header(key, boundary, layout, len(tokens))).encode()
+        size = _file_size(len(header), len(tokens), layout)
         if size > self.limit:
             return None
-        if target.is_file():
-            os.utime(target)
-            return target
-        part = target.with_suffix(f".{os.getpid()}.part")
+        target = state_path(self.folder, key.digest, len(tokens), _digest(tokens))
         try:
+            if _is_file(target):
+                os.utime(target, follow_symlinks=False)
+                return target
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._make_room(size)
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                _write(file, key, tokens, boundary, layout)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(target)
+            remove_stale_parts(self.folder)
+            self._write(target, header, tokens, boundary, layout, cancelled)
+        except _CancelledError:
+            return None
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             remedy = "Free space, lower the limit, or remove states with `dsv4 cache rm`."
             if not full:
-                remedy = f"Make {self.folder} writable, or set another DSV4_CACHE_DIR."
-            raise StoreError(f"The KV state can't be stored ({error.strerror}).", remedy) from error
-        finally:
-            part.unlink(missing_ok=True)
+                remedy = f"Make {self.folder} writable, or set DSV4_KV_DIR to another folder."
+            why = error.strerror or str(error)
+            raise StoreError(f"The KV state can't be stored ({why}).", remedy) from error
         return target
 
     def load(
@@ -174,56 +178,102 @@ class PrefixStore:
     ) -> Boundary | None:
         """The longest stored state that ``tokens`` begin with and that covers more than ``longer_than``.
 
-        A damaged or foreign file is removed from consideration with a warning; memory that is too short for
-        one makes it unusable, not an error.
+        A damaged file is removed with a warning; memory that is too short for one makes it unusable, not an
+        error.
         """
-        for path, count in self._candidates(key, tokens, longer_than):
+        for state in self._candidates(key, tokens, longer_than):
             try:
-                with path.open("rb") as file:
-                    boundary = _read(file, key, tokens[:count], layout, pool)
+                with open_state(state.path) as file:
+                    boundary = _read(file, key, tokens[: state.tokens], layout, pool)
             except FileNotFoundError:
                 continue
-            except (OSError, _Refused, CacheMemoryError) as error:
-                _log.warning("the stored state %s is not used: %s", path, error)
-                if isinstance(error, _Refused):
-                    path.unlink(missing_ok=True)
+            # PyTorch says with a RuntimeError that a device's memory is full.
+            except (OSError, StateFileError, MemoryError, RuntimeError) as error:
+                _log.warning("the stored state %s is not used: %s", state.path, error)
+                if isinstance(error, StateFileError):
+                    with contextlib.suppress(OSError):
+                        remove_state(state)
                 continue
             with contextlib.suppress(OSError):
-                os.utime(path)
+                os.utime(state.path, follow_symlinks=False)
             return boundary
         return None
 
-    def _candidates(self, key: StoreKey, tokens: list[int], longer_than: int) -> Iterator[tuple[Path, int]]:
-        prefix = f"{key.digest[:16]}-"
+    def _candidates(self, key: StoreKey, tokens: list[int], longer_than: int) -> Iterator[StoredState]:
         mine = [
-            s
-            for s in self.states()
-            if s.path.name.startswith(prefix) and longer_than < s.tokens <= len(tokens)
+            state
+            for state in self.states()
+            if state.key == key.digest[:16] and longer_than < state.tokens <= len(tokens)
         ]
-        wanted = {state.tokens for state in mine}
         names: dict[int, str] = {}
         running, done = hashlib.blake2b(digest_size=12), 0
-        for count in sorted(wanted):
-            running.update(np.asarray(tokens[done:count], dtype=np.int32).tobytes())
+        for count in sorted({state.tokens for state in mine}):
+            running.update(_ids(tokens[done:count]))
             names[count], done = running.hexdigest(), count
         for state in sorted(mine, key=lambda s: -s.tokens):
-            if state.id == names[state.tokens]:
-                yield state.path, state.tokens
+            if state.digest == names[state.tokens]:
+                yield state
 
-    def _path(self, key: StoreKey, count: int, digest: str) -> Path:
-        return self.folder / f"{key.digest[:16]}-{count}-{digest}{_SUFFIX}"
+    def _write(
+        self,
+        target: Path,
+        header: bytes,
+        tokens: list[int],
+        boundary: Boundary,
+        layout: CacheLayout,
+        cancelled: Callable[[], bool] | None,
+    ) -> None:
+        part = part_path(target)
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                digest, unflushed = hashlib.blake2b(digest_size=_DIGEST_BYTES), 0
+                for data in _parts(header, tokens, boundary, layout):
+                    if cancelled is not None and cancelled():
+                        raise _CancelledError
+                    digest.update(data)
+                    file.write(data)
+                    unflushed += len(data)
+                    if unflushed >= _FLUSH_EVERY:
+                        _flush(file)
+                        unflushed = 0
+                file.write(digest.digest())
+                _flush(file)
+                size = file.tell()
+            # Only now: a write that fails must not have cost anything that was there.
+            self._make_room(size)
+            part.replace(target)
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink()
 
     def _make_room(self, size: int) -> None:
-        states = self.states()
+        states = list_states(self.folder)
         total = sum(state.nbytes for state in states) + size
         while states and total > self.limit:
             oldest = states.pop()
-            self.remove(oldest)
+            remove_state(oldest)
             total -= oldest.nbytes
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _ids(tokens: list[int]) -> bytes:
+    return np.asarray(tokens, dtype="<i4").tobytes()
+
+
 def _digest(tokens: list[int]) -> str:
-    return hashlib.blake2b(np.asarray(tokens, dtype=np.int32).tobytes(), digest_size=12).hexdigest()
+    return hashlib.blake2b(_ids(tokens), digest_size=12).hexdigest()
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
@@ -241,7 +291,7 @@ def _header(key: StoreKey, boundary: Boundary, layout: CacheLayout, count: int) 
         "tokens": count,
         "position": boundary.position,
         "draft_position": boundary.draft_position,
-        "ring_bytes": boundary.rings.nbytes,
+        "ring_bytes": layout.ring_bytes,
         "page_bytes": layout.page_bytes,
         "pages": len(boundary.pages),
         "logits": boundary.logits.numel(),
@@ -249,62 +299,66 @@ def _header(key: StoreKey, boundary: Boundary, layout: CacheLayout, count: int) 
     }
 
 
-def _write(file: BinaryIO, key: StoreKey, tokens: list[int], boundary: Boundary, layout: CacheLayout) -> None:
-    digest = hashlib.blake2b(digest_size=32)
+def _file_size(header: int, count: int, layout: CacheLayout) -> int:
+    pages = -(-count // PAGE_TOKENS) * layout.page_bytes
+    payload = 4 * count + layout.ring_bytes + 4 * layout.config.vocab_size + pages
+    return len(MAGIC) + 4 + header + payload + _DIGEST_BYTES
 
-    def put(data: bytes | memoryview) -> None:
-        digest.update(data)
-        file.write(data)
 
-    header = json.dumps(_header(key, boundary, layout, len(tokens))).encode()
-    put(_MAGIC)
-    put(len(header).to_bytes(4, "little"))
-    put(header)
-    put(np.asarray(tokens, dtype=np.int32).tobytes())
-    put(_bytes_of(boundary.rings))
-    put(_bytes_of(boundary.logits.float()))
-    for page in boundary.pages:
-        put(_bytes_of(page.data))
-    file.write(digest.digest())
+def _parts(
+    header: bytes, tokens: list[int], boundary: Boundary, layout: CacheLayout
+) -> Iterator[bytes | memoryview]:
+    """Everything that a file holds before the digest of it."""
+    yield MAGIC
+    yield len(header).to_bytes(4, "little")
+    yield header
+    yield _ids(tokens)
+    yield _bytes_of(boundary.rings)
+    yield _bytes_of(boundary.logits.float())
+    full, rest = divmod(boundary.position, PAGE_TOKENS)
+    for page in boundary.pages[:full]:
+        yield _bytes_of(page.data)
+    if rest:
+        # Another timeline may have gone on in the last page: what it said is not part of this state.
+        yield _bytes_of(trimmed(boundary.pages[full].data, layout, rest))
+
+
+def _check(header: dict[str, Any], key: StoreKey, count: int, layout: CacheLayout) -> int:
+    """Whether a header is that of the wanted state; its draft position. Raises `StateFileError`."""
+    numbers = ("version", "tokens", "position", "ring_bytes", "page_bytes", "pages", "logits")
+    found = [header.get(name) for name in numbers]
+    draft = header.get("draft_position")
+    if any(type(number) is not int for number in found) or type(draft) is not int:
+        raise StateFileError("its header is damaged")
+    pages = -(-count // PAGE_TOKENS)
+    expected = [VERSION, count, count, layout.ring_bytes, layout.page_bytes, pages, layout.config.vocab_size]
+    if found != expected or header.get("key") != key.digest or not 0 <= draft <= count:
+        raise StateFileError("it was computed with another model, tokenizer, format or version")
+    return draft
 
 
 def _read(file: BinaryIO, key: StoreKey, tokens: list[int], layout: CacheLayout, pool: PagePool) -> Boundary:
-    digest = hashlib.blake2b(digest_size=32)
+    header, start = read_header(file)
+    draft_position = _check(header, key, len(tokens), layout)
+    expected = _file_size(len(start) - len(MAGIC) - 4, len(tokens), layout)
+    if os.fstat(file.fileno()).st_size != expected:
+        raise StateFileError("it is truncated, or longer than it should be")
+    digest = hashlib.blake2b(start, digest_size=_DIGEST_BYTES)
 
     def fill(target: memoryview) -> None:
         if file.readinto(target) != len(target):  # type: ignore[attr-defined]
-            raise _Refused("it is truncated")
+            raise StateFileError("it is truncated")
         digest.update(target)
 
-    def take(count: int) -> bytes:
-        buffer = bytearray(count)
-        fill(memoryview(buffer))
-        return bytes(buffer)
-
-    if take(len(_MAGIC)) != _MAGIC:
-        raise _Refused("it is no KV state")
-    length = int.from_bytes(take(4), "little")
-    if length > _MAX_HEADER:
-        raise _Refused("its header is damaged")
-    try:
-        header = json.loads(take(length))
-        counts = {name: header[name] for name in ("position", "draft_position", "pages", "logits")}
-        expected = (VERSION, key.digest, len(tokens), layout.ring_bytes, layout.page_bytes)
-        stored = tuple(header[name] for name in ("version", "key", "tokens", "ring_bytes", "page_bytes"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise _Refused("its header is damaged") from error
-    pages = -(-len(tokens) // PAGE_TOKENS)
-    fits = stored == expected and counts["position"] == len(tokens) and counts["pages"] == pages
-    if not fits or not 0 <= counts["draft_position"] <= len(tokens):
-        raise _Refused("it was computed with another model, tokenizer, format or version")
-    if counts["logits"] != layout.config.vocab_size:
-        raise _Refused("its header is damaged")
-    if take(4 * len(tokens)) != np.asarray(tokens, dtype=np.int32).tobytes():
-        raise _Refused("it belongs to other tokens")
+    ids = bytearray(4 * len(tokens))
+    fill(memoryview(ids))
+    if ids != _ids(tokens):
+        raise StateFileError("it belongs to other tokens")
     rings = torch.empty(layout.ring_bytes, dtype=torch.uint8)
     fill(_bytes_of(rings))
-    logits = torch.empty(counts["logits"])
+    logits = torch.empty(layout.config.vocab_size)
     fill(_bytes_of(logits))
+    pages = -(-len(tokens) // PAGE_TOKENS)
     pool.reserve(pages)
     held: list[Page] = []
     for number in range(pages):
@@ -312,10 +366,12 @@ def _read(file: BinaryIO, key: StoreKey, tokens: list[int], layout: CacheLayout,
         if page.data.device.type == "cpu":
             fill(_bytes_of(page.data))
         else:
-            page.data.copy_(torch.frombuffer(bytearray(take(layout.page_bytes)), dtype=torch.uint8))
+            buffer = torch.empty(layout.page_bytes, dtype=torch.uint8)
+            fill(_bytes_of(buffer))
+            page.data.copy_(buffer)
         page.filled = min(PAGE_TOKENS, len(tokens) - number * PAGE_TOKENS)
         held.append(page)
-    if file.read(33) != digest.digest():
-        raise _Refused("its checksum is wrong")
+    if file.read(_DIGEST_BYTES) != digest.digest():
+        raise StateFileError("its checksum is wrong")
     device = pool.device
-    return Boundary(len(tokens), counts["draft_position"], tuple(held), rings.to(device), logits.to(device))
+    return Boundary(len(tokens), draft_position, tuple(held), rings.to(device), logits.to(device))
