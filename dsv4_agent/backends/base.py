@@ -1,9 +1,9 @@
 """The boundary between the loop and whatever produces tokens.
 
 A backend is handed the *whole* conversation each time and answers with the events of one assistant turn:
-optional `PrefixSynced`, optional `Retrying`s, any number of `SampledText`/`SampledIds`, and exactly one
-`Finished`, last. Closing the iterator early cancels the generation. What it could not do it raises as
-`ModelError`. Parsing, tools and the transcript are the loop's business.
+optional `BackendNotice`s, `PrefixSynced` and `Retrying`s, any number of `SampledText`/`SampledIds`, and
+exactly one `Finished`, last. Closing the iterator early cancels the generation. What it could not do it
+raises as `ModelError`. Parsing, tools and the transcript are the loop's business.
 """
 
 from __future__ import annotations
@@ -94,12 +94,16 @@ class SampledIds:
 
 @dataclass(frozen=True, slots=True)
 class PrefixSynced:
-    """The KV state now holds the conversation: tokens kept, tokens computed, and why a prefix was lost."""
+    """The KV state now holds the conversation: tokens kept, tokens computed, and why a prefix was lost.
+
+    `restored` of the kept tokens came from a state on disk or of another conversation.
+    """
 
     reused: int
     prefilled: int
     restored_from: str | None = None
     cause: str | None = None
+    restored: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,14 @@ class Finished:
     kv_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
-BackendEvent = SampledText | SampledIds | PrefixSynced | Retrying | Finished
+@dataclass(frozen=True, slots=True)
+class BackendNotice:
+    """What the user should know although the turn goes on; one line: the cause, then the remedy."""
+
+    text: str
+
+
+BackendEvent = SampledText | SampledIds | PrefixSynced | Retrying | BackendNotice | Finished
 
 
 class Conversation(Protocol):

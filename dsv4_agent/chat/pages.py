@@ -12,6 +12,7 @@ from dsv4_agent.chat.status import Status
 from dsv4_agent.session.session import state_directory
 from dsv4_agent.version import __version__
 from dsv4_agent.workbench.settings import FILE, config_directory
+from dsv4_agent.workbench.sizes import size
 
 _KINDS: Mapping[str, str] = {
     "window": "window rows",
@@ -19,6 +20,7 @@ _KINDS: Mapping[str, str] = {
     "hca_entries": "HCA entries",
     "index_keys": "indexer keys",
     "partial": "partial blocks",
+    "draft": "draft window",
 }
 _BAR = 24
 
@@ -52,6 +54,7 @@ def context_page(status: Status) -> str:
     lines = [
         f"  used          {kv.used:>12,} tokens   {share(kv.used, limit)} of {limit:,}",
         f"  reused        {kv.reused:>12,} tokens   in the last turn, not computed again",
+        *([f"  restored      {kv.restored:>12,} tokens   of those, from disk"] if kv.restored else []),
         f"  prefilled     {kv.prefilled:>12,} tokens   in the last turn",
         "",
         "What it is",
@@ -101,16 +104,6 @@ def share(part: int, whole: int) -> str:
         return "-"
     percent = 100 * part / whole
     return f"{percent:.1f} %" if percent >= 0.1 or not part else "< 0.1 %"
-
-
-def size(count: int) -> str:
-    """Bytes for people, binary units."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024 or unit == "GiB":
-            return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
-        value /= 1024
-    raise AssertionError
 
 
 def _bar(part: int, whole: int) -> str:

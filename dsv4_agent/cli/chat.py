@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from dsv4_agent.chat.options import ChatOptions
+from dsv4_agent.cli.engine_options import CacheFormatOption, MemoryBudgetOption, ThreadsOption
 from dsv4_agent.cli.front_end import wants_plain
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
 from dsv4_agent.permissions.rules import Rule, RuleError, parse_rules
-from dsv4_agent.workbench.model_options import NANO, Effort, ModelOptions
+from dsv4_agent.workbench.model_options import NANO, Effort, EngineChoice, ModelOptions
 from dsv4_agent.workbench.settings import Settings, SettingsError, load_settings
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
@@ -70,6 +71,9 @@ def chat(
     ] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0)] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Makes sampling repeatable.")] = None,
+    cache_format: CacheFormatOption = None,
+    memory_budget: MemoryBudgetOption = None,
+    threads: ThreadsOption = None,
     plain: Annotated[
         bool,
         typer.Option(
@@ -90,7 +94,11 @@ def chat(
     options = ChatOptions(
         directory=directory,
         model=ModelOptions(
-            name=model or settings.model or NANO, effort=effort, temperature=temperature, top_p=top_p
+            name=model or settings.model or NANO,
+            effort=effort,
+            temperature=temperature,
+            top_p=top_p,
+            engine=EngineChoice(cache_format=cache_format, memory_budget=memory_budget, threads=threads),
         ),
         permission_mode=mode,
         sandbox=sandbox,

@@ -15,6 +15,7 @@ _MODULES: Final = {
     "run": "dsv4_agent.cli.run",
     "demo": "dsv4_agent.cli.demo",
     "model": "dsv4_agent.cli.model",
+    "cache": "dsv4_agent.cli.cache",
     "debug": "dsv4_agent.cli.debug",
     "help": "dsv4_agent.cli.help_topics",
 }

@@ -23,7 +23,8 @@ _EVENTS: Final = """\
                       reasoning is left out unless --include-reasoning
   permission.denied   a call was refused, and by which rule
   retry               the model is asked again after delay_ms
-  context.updated     tokens in the KV state: used, reused, prefilled, and what fills the context
+  context.updated     tokens in the KV state: used, reused (restored: from disk), prefilled, and what
+                      fills the context
   prefix.break        cached tokens are lost: why, and how many
   approval.requested, rewound, compacted: only in sessions of dsv4 chat, whose journals hold the same events
   notice              a guard's or a repair's note
@@ -44,6 +45,12 @@ _SETTINGS: Final = """\
   [chat]
   model = "nano"                 # as --model
   permission_mode = "default"    # plan, default, accept-edits, auto
+
+  [engine]                       # the model in this process
+  cache_limit = "4 GiB"          # KV states on disk (dsv4 cache); 0: none. DSV4_KV_CACHE_LIMIT overrides it
+  cache_format = "fp8+fp4"       # fp32, bf16, fp8, fp8+fp4: as --cache-format
+  memory_budget = "20 GiB"       # as --memory-budget
+  threads = 8                    # as --threads
 
   [keys]                         # the id of a key binding = other keys, comma-separated
   "app.cycle_mode" = "f2"

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
+from dsv4_agent.cli.engine_options import CacheFormatOption, MemoryBudgetOption, ThreadsOption
 from dsv4_agent.dsml.dialect import GrammarMode
 from dsv4_agent.headless.options import OutputFormat, RunOptions
 from dsv4_agent.headless.prompt_input import PromptSource
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
 from dsv4_agent.permissions.rules import Rule, RuleError, parse_rules
-from dsv4_agent.workbench.model_options import NANO, Effort, ModelOptions
+from dsv4_agent.workbench.model_options import NANO, Effort, EngineChoice, ModelOptions
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
@@ -154,6 +155,9 @@ def run(
             help="Sample only calls of the declared tools; counted: say what would break that rule.",
         ),
     ] = GrammarMode.ON,
+    cache_format: CacheFormatOption = None,
+    memory_budget: MemoryBudgetOption = None,
+    threads: ThreadsOption = None,
     patch: Annotated[
         Path | None,
         typer.Option("--patch", metavar="FILE", help="Write what the run changed as a git patch."),
@@ -174,7 +178,9 @@ def run(
     skip_git_repo_check: Annotated[
         bool, typer.Option("--skip-git-repo-check", help="Work outside a git repository too.")
     ] = False,
-    ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Leave no session journal behind.")] = False,
+    ephemeral: Annotated[
+        bool, typer.Option("--ephemeral", help="Leave no session journal and no KV state behind.")
+    ] = False,
     session_id: Annotated[
         str | None, typer.Option("--session-id", metavar="ID", help="Name the session.")
     ] = None,
@@ -187,7 +193,7 @@ def run(
     ] = False,
     ignore_user_config: Annotated[
         bool,
-        typer.Option("--ignore-user-config", help="No user settings. This version reads none: always true."),
+        typer.Option("--ignore-user-config", help="No user settings (of them, run reads only [engine])."),
     ] = False,
 ) -> None:
     """Do one task without a screen: the answer on stdout, progress on stderr (dsv4 help exit-codes)."""
@@ -201,6 +207,13 @@ def run(
             top_p=top_p,
             grammar=grammar,
             tools=_names(tools),
+            engine=EngineChoice(
+                cache_format=cache_format,
+                memory_budget=memory_budget,
+                threads=threads,
+                keep_conversations=not ephemeral,
+                user_settings=not ignore_user_config,
+            ),
         ),
         output_format=OutputFormat.STREAM_JSON if json else output_format,
         include_partial=include_partial,

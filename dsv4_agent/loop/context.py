@@ -92,7 +92,14 @@ class ContextMeter:
         used = self._cached = self.used
         reused = sampler.synced.reused if sampler.synced else sampler.usage.cached_input_tokens
         prefilled = sampler.synced.prefilled if sampler.synced else sampler.usage.input_tokens - reused
-        kv = KvUse(used=used, limit=self._window, reused=reused, prefilled=prefilled, bytes=sampler.kv_bytes)
+        kv = KvUse(
+            used=used,
+            limit=self._window,
+            reused=reused,
+            prefilled=prefilled,
+            bytes=sampler.kv_bytes,
+            restored=sampler.synced.restored if sampler.synced else 0,
+        )
         return ContextUpdated(kv, breakdown(self._session.transcript.entries, self._system_prompt))
 
     def broken(self, sampler: TurnSampler) -> PrefixBreak | None:

@@ -55,7 +55,10 @@ class SandboxInfo:
 
 @dataclass(frozen=True, slots=True)
 class KvUse:
-    """The KV state in tokens. `bytes` counts it by kind, where the state is in this process."""
+    """The KV state in tokens. `bytes` counts it by kind, where the state is in this process.
+
+    `restored` of the `reused` tokens were not in memory: they came from disk.
+    """
 
     used: int
     limit: int
@@ -63,6 +66,7 @@ class KvUse:
     prefilled: int
     evicted: int = 0
     bytes: Mapping[str, int] = field(default_factory=dict)
+    restored: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from time import monotonic
 
 from dsv4_agent.backends.base import (
     BackendEvent,
+    BackendNotice,
     Finished,
     GenerationUsage,
     GrammarUse,
@@ -92,6 +93,8 @@ class TurnSampler:
                 self._first = monotonic()
             case Retrying(attempt, maximum, reason, delay_ms):
                 return [Retry(attempt, maximum, reason, delay_ms)]
+            case BackendNotice(text):
+                return [Notice("warning", text)]
             case Finished(reason, usage, grammar, kv_bytes):
                 self.reason, self.usage, self.finished = reason, usage, True
                 self.grammar, self.kv_bytes = grammar, kv_bytes

@@ -79,7 +79,8 @@ class Listener:
 
     def _cache(self) -> None:
         if (kv := self._dialogue.status.kv) is not None:
-            figures = f"{kv.used:,} tokens, {kv.reused:,} reused, {kv.prefilled:,} computed."
+            restored = f" ({kv.restored:,} from disk)" if kv.restored else ""
+            figures = f"{kv.used:,} tokens, {kv.reused:,} reused{restored}, {kv.prefilled:,} computed."
             self._printer.say(Label.CACHE, figures)
 
     def _announce(self) -> None:

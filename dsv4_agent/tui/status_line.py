@@ -8,10 +8,11 @@ from textual.content import Content
 from textual.reactive import var
 from textual.widget import Widget
 
-from dsv4_agent.chat.pages import share, size
+from dsv4_agent.chat.pages import share
 from dsv4_agent.chat.status import Phase, Status
 from dsv4_agent.tui.transcript.wrapping import cells
 from dsv4_agent.workbench.plain_text import plain_line
+from dsv4_agent.workbench.sizes import size
 
 _TICK = 0.25
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -20,6 +20,32 @@ class Effort(StrEnum):
     MAX = "max"
 
 
+class CacheFormat(StrEnum):
+    """`CacheFormat` of the model package, which isn't imported for a help text."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP8 = "fp8"
+    FP8_FP4 = "fp8+fp4"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineChoice:
+    """How a model in this process runs. `None` means: as the user's settings say, else the engine's default.
+
+    `memory_budget` (bytes) bounds the experts in memory, `cache_limit` (bytes, 0: none) the KV states on
+    disk. `keep_conversations` says whether such a state may hold more than the system prompt;
+    `user_settings` whether the user's settings count.
+    """
+
+    cache_format: CacheFormat | None = None
+    memory_budget: int | None = None
+    threads: int | None = None
+    cache_limit: int | None = None
+    keep_conversations: bool = True
+    user_settings: bool = True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
     """Which model, and how it is sampled. `None` means: the model's own default."""
@@ -30,3 +56,4 @@ class ModelOptions:
     top_p: float | None = None
     grammar: GrammarMode = GrammarMode.ON
     tools: tuple[str, ...] | None = None
+    engine: EngineChoice = field(default_factory=EngineChoice)

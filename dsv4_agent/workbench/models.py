@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from dsv4_agent.dsml.dialect import Thinking
 from dsv4_agent.loop.events import Subtype
 from dsv4_agent.loop.preset import Preset, default_preset, nano_preset
 from dsv4_agent.permissions.rules import RuleError, parse_rule
+from dsv4_agent.workbench.engine_settings import resolved
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.model_options import NANO, Effort, ModelOptions
 
@@ -38,7 +40,9 @@ def open_model(options: ModelOptions) -> OpenedModel:
         cause = f"there is no model {options.name!r}"
         raise RunFailure(Subtype.CONFIG, cause, "Use nano, a checkpoint folder, or scripted:FILE.")
     backend, is_nano = _in_process(options)
-    return _with_options(backend, nano_preset() if is_nano else default_preset(), options)
+    opened = _with_options(backend, nano_preset() if is_nano else default_preset(), options)
+    notice = backend.notice
+    return opened if notice is None else replace(opened, notes=(notice, *opened.notes))
 
 
 def with_effort(preset: Preset, effort: Effort) -> Preset:
@@ -91,25 +95,41 @@ def _scripted(path: Path) -> Backend:
         raise RunFailure(Subtype.CONFIG, str(error), "See dsv4 help scripted.") from error
 
 
-def _in_process(options: ModelOptions) -> tuple[Backend, bool]:
+def _in_process(options: ModelOptions) -> tuple[InProcessBackend, bool]:
+    choice = resolved(options.engine)
     try:
+        from dsv4_model.cache.formats import CacheFormat
         from dsv4_model.checkpoint_reader import CheckpointError
         from dsv4_model.config import ConfigError
-        from dsv4_model.engine import Engine, EngineError
+        from dsv4_model.engine import CacheMemoryError, Engine, EngineError, EngineOptions
+        from dsv4_model.expert_store import ExpertBudgetError
+        from dsv4_model.prefix_store import PrefixStore
+        from dsv4_model.stored_states import kv_folder
         from dsv4_model.tokenizer import TokenizerError
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in _LOCAL_PACKAGES:
             raise
         cause = f"running a model here needs the package {error.name}, which is not installed"
         raise RunFailure(Subtype.CONFIG, cause, "Run: pip install 'dsv4-agent[local]'") from error
+    # What a user must know comes as notes and errors; a line of a log would be drawn across the screen.
+    logging.getLogger("dsv4_model").addHandler(logging.NullHandler())
+    engine_options = EngineOptions(
+        threads=choice.threads,
+        cache_format=None if choice.cache_format is None else CacheFormat(choice.cache_format.value),
+        store=PrefixStore(kv_folder(), choice.cache_limit) if choice.cache_limit else None,
+        memory_budget=choice.memory_budget,
+    )
     try:
-        engine = Engine.load(options.name if options.name == NANO else Path(options.name))
-    except CheckpointError as error:
+        engine = Engine.load(
+            options.name if options.name == NANO else Path(options.name), options=engine_options
+        )
+        backend = InProcessBackend(engine, keeps=choice.keep_conversations)
+    except (CheckpointError, CacheMemoryError) as error:
         raise RunFailure(Subtype.MODEL, str(error)) from error
-    except (ConfigError, TokenizerError, EngineError) as error:
+    except (ConfigError, TokenizerError, EngineError, ExpertBudgetError) as error:
         raise RunFailure(Subtype.CONFIG, str(error)) from error
     except MemoryError as error:
         cause = f"the model {options.name} does not fit into memory"
         raise RunFailure(Subtype.MODEL, cause, "Use a smaller model or a larger machine.") from error
     is_nano = options.name == NANO or engine.config.vocab_size < _RELEASED_VOCABULARY
-    return InProcessBackend(engine), is_nano
+    return backend, is_nano

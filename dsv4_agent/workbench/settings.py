@@ -6,6 +6,11 @@ reduced_motion = false
 [chat]
 model = "nano"
 permission_mode = "default"
+[engine]
+cache_limit = "4 GiB"        # KV states on disk; 0: none
+cache_format = "fp8+fp4"     # fp32, bf16, fp8
+memory_budget = "20 GiB"     # experts in memory; the others are read when they are needed
+threads = 8
 [keys]
 "app.cycle_mode" = "shift+tab"
 """
@@ -21,7 +26,9 @@ from typing import TypeVar
 
 import platformdirs
 
+from dsv4_agent.workbench.model_options import CacheFormat, EngineChoice
 from dsv4_agent.workbench.private_file import write_private
+from dsv4_agent.workbench.sizes import parse_size
 
 FILE = "config.toml"
 T = TypeVar("T", str, bool)
@@ -39,6 +46,7 @@ class Settings:
     reduced_motion: bool = False
     model: str | None = None
     permission_mode: str | None = None
+    engine: EngineChoice = field(default_factory=EngineChoice)
     keys: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -58,8 +66,8 @@ def load_settings(path: Path | None = None) -> Settings:
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path} can't be read: {error}; mend or remove it") from error
     tui, chat = _table(path, data, "tui"), _table(path, data, "chat")
-    keys = _table(path, data, "keys")
-    _only(path, data, {"tui", "chat", "keys"})
+    keys, engine = _table(path, data, "keys"), _table(path, data, "engine")
+    _only(path, data, {"tui", "chat", "engine", "keys"})
     _only(path, tui, {"theme", "reduced_motion"}, "tui")
     _only(path, chat, {"model", "permission_mode"}, "chat")
     return Settings(
@@ -67,8 +75,37 @@ def load_settings(path: Path | None = None) -> Settings:
         reduced_motion=_value(path, tui, "reduced_motion", bool) or False,
         model=_value(path, chat, "model", str),
         permission_mode=_value(path, chat, "permission_mode", str),
+        engine=_engine(path, engine),
         keys={name: key for name in keys if (key := _value(path, keys, name, str)) is not None},
     )
+
+
+def _engine(path: Path, table: Mapping[str, object]) -> EngineChoice:
+    _only(path, table, {"cache_limit", "cache_format", "memory_budget", "threads"}, "engine")
+    choice = _value(path, table, "cache_format", str)
+    if choice is not None and choice not in list(CacheFormat):
+        raise SettingsError(f"{path}: [engine] cache_format must be one of {', '.join(CacheFormat)}")
+    threads = table.get("threads")
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise SettingsError(f"{path}: [engine] threads must be a number of at least 1")
+    return EngineChoice(
+        cache_format=None if choice is None else CacheFormat(choice),
+        memory_budget=_bytes(path, table, "memory_budget"),
+        threads=threads if isinstance(threads, int) else None,
+        cache_limit=_bytes(path, table, "cache_limit"),
+    )
+
+
+def _bytes(path: Path, table: Mapping[str, object], key: str) -> int | None:
+    value = table.get(key)
+    try:
+        if isinstance(value, str):
+            return parse_size(value)
+        if value is None or (type(value) is int and value >= 0):
+            return value
+    except ValueError:
+        pass
+    raise SettingsError(f'{path}: [engine] {key} must be a size: bytes, or as in "500 MB" or "4 GiB"')
 
 
 def save_theme(theme: str, path: Path | None = None) -> Settings:

@@ -27,7 +27,10 @@ from dsv4_agent.dsml.dialect import Dialect, GrammarMode, Thinking
 from dsv4_agent.dsml.events import FinishReason
 from dsv4_agent.dsml.segments import Segment
 from dsv4_agent.session.transcript import Entry, EntryKind, Transcript
-from dsv4_model.engine import StopReason, SyncReport
+from dsv4_model.checkpoint_reader import CheckpointError
+from dsv4_model.engine import CacheMemoryError, ContextOverflowError, StopReason, SyncReport
+from dsv4_model.expert_store import ExpertBudgetError
+from dsv4_model.prefix_store import StoreError
 
 
 class Sequence:
@@ -66,7 +69,12 @@ def backend_of(sequence: Sequence) -> InProcessBackend:
         id_of=lambda token: 1, encode_segments=lambda parts: [len(part.text) for part in parts]
     )
     engine = SimpleNamespace(
-        name="stand-in", context_window=100, tokenizer=tokenizer, sequence=lambda: sequence
+        name="stand-in",
+        context_window=100,
+        tokenizer=tokenizer,
+        sequence=lambda: sequence,
+        options=SimpleNamespace(store=None),
+        notice=None,
     )
     return InProcessBackend(engine)  # type: ignore[arg-type]
 
@@ -116,6 +124,26 @@ async def test_cancelling_the_task_stops_the_thread() -> None:
 async def test_an_engine_error_is_a_model_error_in_one_line() -> None:
     with pytest.raises(ModelError, match="the model failed: NaN here"):
         await collect(backend_of(Sequence([1], RuntimeError("NaN\n here"))))
+
+
+@pytest.mark.parametrize(
+    ("failure", "cause", "remedy"),
+    [
+        (CacheMemoryError(1 << 20), "no memory for 1,048,576 more bytes", "smaller cache format"),
+        (ContextOverflowError.of(120, 100), "120 tokens don't fit", "Compact the conversation"),
+        (CheckpointError("it has changed.", "Start again.", file="a.safetensors"), "a.safetensors", "Start"),
+        (ExpertBudgetError("1 byte is too little.", "Give 2.", 2), "too little", "Give 2."),
+        (StoreError("The KV state can't be stored.", "Free space."), "can't be stored", "Free space."),
+    ],
+)
+async def test_errors_of_the_engine_reach_the_user_with_their_remedy(
+    failure: Exception, cause: str, remedy: str
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        await collect(backend_of(Sequence([1], failure)))
+    line = str(caught.value)
+    assert line.startswith("the model failed: ") and "\n" not in line
+    assert cause in line and remedy in line and not caught.value.unreachable
 
 
 def test_an_unknown_model_is_a_model_error() -> None:

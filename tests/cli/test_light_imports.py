@@ -40,7 +40,7 @@ def test_nothing_heavy_is_imported(arguments: tuple[str, ...]) -> None:
     assert probe(*arguments).endswith("HEAVY [] CODE 0\n")
 
 
-@pytest.mark.parametrize("arguments", [("run", "--help"), ("help", "exit-codes")])
+@pytest.mark.parametrize("arguments", [("run", "--help"), ("help", "exit-codes"), ("cache", "ls")])
 def test_help_needs_no_model(arguments: tuple[str, ...]) -> None:
     """Typer's own adapters import pydantic when a command has parameters; everything else stays out."""
     heavy = probe(*arguments).splitlines()[-1]
@@ -53,7 +53,7 @@ def test_the_version() -> None:
 
 def test_help_lists_the_commands() -> None:
     page = probe("--help")
-    assert all(f"\n  {name} " in page for name in ("run", "demo", "debug", "help"))
+    assert all(f"\n  {name} " in page for name in ("run", "demo", "cache", "debug", "help"))
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:

@@ -77,8 +77,14 @@ class Dsv4:
 
     def env(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "DSV4_"))}
-        own = {"DSV4_STATE_DIR": str(self.state), "OMP_NUM_THREADS": "1"}
-        return kept | own | self.environment
+        own = {
+            "DSV4_STATE_DIR": str(self.state),
+            "DSV4_CONFIG_DIR": str(self.home / "config"),
+            "DSV4_KV_DIR": str(self.home / "kv"),
+            "OMP_NUM_THREADS": "1",
+        }
+        shared = {key: value for key, value in os.environ.items() if key == "DSV4_CACHE_DIR"}
+        return kept | own | shared | self.environment
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         options = {

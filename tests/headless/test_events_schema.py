@@ -58,7 +58,7 @@ EXAMPLES: dict[str, e.Event] = {
     "permission.denied": DENIED,
     "retry": e.Retry(2, 5, "server_503", 1500),
     "context.updated": e.ContextUpdated(
-        facts.KvUse(9, 100, 4, 5, bytes={"window": 7}), facts.Breakdown(1, 2, 0, 6, 0)
+        facts.KvUse(9, 100, 4, 5, bytes={"window": 7}, restored=3), facts.Breakdown(1, 2, 0, 6, 0)
     ),
     "prefix.break": e.PrefixBreak("effort changed", 512),
     "rewound": e.Rewound(1),

@@ -1,0 +1,35 @@
+"""Options of the commands that load a model: how the engine in this process runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dsv4_agent.workbench.model_options import CacheFormat
+from dsv4_agent.workbench.sizes import parse_size
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+CacheFormatOption = Annotated[
+    CacheFormat | None,
+    typer.Option("--cache-format", help="How the KV cache is stored. Default: as the model was trained."),
+]
+MemoryBudgetOption = Annotated[
+    int | None,
+    typer.Option(
+        "--memory-budget",
+        parser=_size,
+        metavar="SIZE",
+        help="Most memory for experts, e.g. '20 GiB'; the others are read from disk when needed.",
+    ),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="CPU threads. Default: one a physical core.")
+]
