@@ -50,6 +50,8 @@ __all__ = [
 
 NANO = "nano"
 _NANO_WEIGHTS = Path(__file__).parent / "nano" / "weights"
+_SMALL = 256 << 20
+"""Bytes of weights up to which a checkpoint is read whole instead of mapped."""
 _STORED_MARGIN = 256
 """A state on disk must save more tokens than this to be worth reading."""
 
@@ -273,7 +275,8 @@ def _natural_format(config: ModelConfig) -> CacheFormat:
 
 def _open_weights(checkpoint: Checkpoint, options: EngineOptions) -> ModelWeights:
     if options.memory_budget is None:
-        return ModelWeights.of_checkpoint(checkpoint, with_mtp=options.speculate)
+        weights = ModelWeights.of_checkpoint(checkpoint, with_mtp=options.speculate)
+        return weights.in_memory() if weights.nbytes <= _SMALL else weights
     from dsv4_model.expert_source import StreamedSource
 
     source = StreamedSource(checkpoint, options.memory_budget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -71,7 +72,16 @@ class Matrix:
             case _:
                 return self.data.to(dtype)
 
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """Weight, and scale if there is one."""
+        return (self.data,) if self.scale is None else (self.data, self.scale)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Matrix:
+        """The same matrix with ``function`` applied to weight and scale."""
+        scale = None if self.scale is None else function(self.scale)
+        return Matrix(self.kind, function(self.data), scale, self.rows, self.columns)
+
     def to(self, device: torch.device | str) -> Matrix:
         """The same matrix on another device."""
-        scale = None if self.scale is None else self.scale.to(device)
-        return Matrix(self.kind, self.data.to(device), scale, self.rows, self.columns)
+        return self.map(lambda tensor: tensor.to(device))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from dsv4_model.checkpoint_reader import Checkpoint, CheckpointError, open_checkpoint, scale_name_of
 from dsv4_model.config import CSA_RATIO, ModelConfig
 from dsv4_model.matrix import Matrix
+from dsv4_model.memory import Block
 from dsv4_model.transformer import DeepseekV4
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class MixingWeights:
-    """Hyper-connection maps of a site, fp32: ``fn [24, 4 d]``, ``base [24]``, ``scale [3]`` (head: 4, 4, 1)."""
+    """Hyper-connection maps of one site, fp32: ``fn [24, 4 d]``, ``base [24]``, ``scale [3]``."""
 
     fn: Tensor
     base: Tensor
@@ -175,6 +176,30 @@ class ModelWeights:
         if isinstance(own, CheckpointSource):
             own.refuse_unknown()
         return weights
+
+    def in_memory(self) -> ModelWeights:
+        """The same with all matrices copied into one block of memory.
+
+        For small models: what is read for every token is then in huge pages, and a file that is written to
+        while it is in use does no harm. Experts that are brought when asked for stay where they are.
+        """
+        block = Block(sum(Block.room(part.nbytes) for matrix in matrices_of(self) for part in matrix.parts))
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Matrix):
+                return value.map(block.copy)
+            if isinstance(value, tuple):
+                return tuple(moved(item) for item in value)
+            if is_dataclass(value) and not isinstance(value, ModelConfig | type):
+                return replace(value, **{f.name: moved(getattr(value, f.name)) for f in fields(value)})
+            return value
+
+        return cast(ModelWeights, moved(self))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all matrices but those of experts that are brought when asked for."""
+        return sum(matrix.nbytes for matrix in matrices_of(self))
 
     @property
     def all_layers(self) -> tuple[LayerWeights, ...]:
@@ -402,18 +427,17 @@ def _mtp(config: ModelConfig, source: WeightSource) -> MtpWeights:
     )
 
 
-def matrices_of(weights: ModelWeights) -> Iterable[Matrix]:
-    """Every matrix but those of routed experts, which may not be in memory."""
-    yield from (weights.embed, weights.head)
-    for layer in weights.all_layers:
-        yield from (layer.wq_a, layer.wq_b, layer.wkv, layer.wo_a, layer.wo_b, layer.gate)
-        yield from layer.shared.matrices
-        compressors = [layer.compressor]
-        if layer.indexer is not None:
-            yield from (layer.indexer.wq_b, layer.indexer.weights_proj)
-            compressors.append(layer.indexer.compressor)
-        for compressor in compressors:
-            if compressor is not None:
-                yield from (compressor.wkv, compressor.wgate)
-    if weights.mtp is not None:
-        yield from (weights.mtp.e_proj, weights.mtp.h_proj)
+def matrices_of(weights: ModelWeights) -> Iterator[Matrix]:
+    """Every matrix but those of experts that are brought when asked for."""
+
+    def within(value: Any) -> Iterator[Matrix]:
+        if isinstance(value, Matrix):
+            yield value
+        elif isinstance(value, tuple):
+            for item in value:
+                yield from within(item)
+        elif is_dataclass(value) and not isinstance(value, ModelConfig | type):
+            for field in fields(value):
+                yield from within(getattr(value, field.name))
+
+    return within(weights)

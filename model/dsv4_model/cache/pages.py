@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dsv4_model.memory import zeroed
+
 __all__ = ["CacheMemoryError", "Page", "PagePool"]
 
 _SLAB_BYTES = 8 << 20
@@ -28,7 +30,7 @@ class _Slab:
     """A run of equally large pages; keeps the numbers of the free ones."""
 
     def __init__(self, count: int, page_bytes: int, device: torch.device) -> None:
-        self.memory = torch.zeros(count, page_bytes, dtype=torch.uint8, device=device)
+        self.memory = zeroed(count * page_bytes, device).view(count, page_bytes)
         self.free = list(range(count - 1, -1, -1))
 
 

@@ -14,68 +14,103 @@ struct Softmax {
     float *top, *total, *sum;
 };
 
-// Add n <= 32 decoded rows [n][size] for `heads` queries [heads][size].
-static void attend_rows(const float* q, int heads, const float* rows, int n, int size, float scale, Softmax s) {
-    for (int h = 0; h < heads; h++) {
-        float scores[ROWS_TOGETHER];
-        const float* query = q + static_cast<int64_t>(h) * size;
-        int r = 0;
-        for (; r + 4 <= n; r += 4) {
-            vf acc[4] = {};
-            const float* row = rows + r * size;
-            int c = 0;
-            for (; c + 16 <= size; c += 16) {
-                vf v = load(query + c);
-                for (int i = 0; i < 4; i++) acc[i] += v * load(row + i * size + c);
-            }
-            v4f dots = sums(acc[0], acc[1], acc[2], acc[3]);
-            for (int i = 0; i < 4; i++) {
-                float rest = 0;
-                for (int j = c; j < size; j++) rest += query[j] * row[i * size + j];
-                scores[r + i] = (dots[i] + rest) * scale;
+// scores [H][32] = q [H][size] times rows [n][size], scaled; the rows are read once for all H.
+template <int H>
+static void score_rows(const float* q, const float* rows, int n, int size, float scale, float* scores) {
+    const int whole = size & ~15;
+    auto rest = [&](int h, int r) {
+        float total = 0;
+        for (int c = whole; c < size; c++) total += q[h * size + c] * rows[r * size + c];
+        return total;
+    };
+    int r = 0;
+    for (; r + 4 <= n; r += 4) {
+        vf acc[H][4] = {};
+        for (int c = 0; c < whole; c += 16) {
+            vf row[4];
+            for (int i = 0; i < 4; i++) row[i] = load(rows + (r + i) * size + c);
+            for (int h = 0; h < H; h++) {
+                vf v = load(q + h * size + c);
+                for (int i = 0; i < 4; i++) acc[h][i] += v * row[i];
             }
         }
-        for (; r < n; r++) {
+        for (int h = 0; h < H; h++) {
+            v4f dots = sums(acc[h][0], acc[h][1], acc[h][2], acc[h][3]);
+            for (int i = 0; i < 4; i++) scores[h * ROWS_TOGETHER + r + i] = (dots[i] + rest(h, r + i)) * scale;
+        }
+    }
+    for (; r < n; r++)
+        for (int h = 0; h < H; h++) {
             vf acc{};
-            const float* row = rows + r * size;
-            int c = 0;
-            for (; c + 16 <= size; c += 16) acc += load(query + c) * load(row + c);
-            float rest = 0;
-            for (int j = c; j < size; j++) rest += query[j] * row[j];
-            scores[r] = (sum(acc) + rest) * scale;
+            for (int c = 0; c < whole; c += 16) acc += load(q + h * size + c) * load(rows + r * size + c);
+            scores[h * ROWS_TOGETHER + r] = (sum(acc) + rest(h, r)) * scale;
         }
-        for (r = n; r < ROWS_TOGETHER; r++) scores[r] = -1e30f;
-        vf a = load(scores), b = load(scores + 16);
+}
+
+// out [H][size] += weights [H][32] times rows [n][size].
+template <int H>
+static void add_rows(const float* weights, const float* rows, int n, int size, float* out) {
+    int c = 0;
+    auto channels = [&](auto number) {
+        constexpr int V = decltype(number)::value;
+        for (; c + 16 * V <= size; c += 16 * V) {
+            vf acc[H][V];
+            for (int h = 0; h < H; h++)
+                for (int v = 0; v < V; v++) acc[h][v] = load(out + h * size + c + 16 * v);
+            for (int i = 0; i < n; i++) {
+                vf row[V];
+                for (int v = 0; v < V; v++) row[v] = load(rows + i * size + c + 16 * v);
+                for (int h = 0; h < H; h++)
+                    for (int v = 0; v < V; v++) acc[h][v] += row[v] * weights[h * ROWS_TOGETHER + i];
+            }
+            for (int h = 0; h < H; h++)
+                for (int v = 0; v < V; v++) store(out + h * size + c + 16 * v, acc[h][v]);
+        }
+    };
+    channels(std::integral_constant<int, 4>());
+    channels(std::integral_constant<int, 1>());
+    for (; c < size; c++)
+        for (int h = 0; h < H; h++)
+            for (int i = 0; i < n; i++) out[h * size + c] += rows[i * size + c] * weights[h * ROWS_TOGETHER + i];
+}
+
+// Add n <= 32 decoded rows [n][size] for H queries [H][size].
+template <int H>
+static void attend_heads(const float* q, const float* rows, int n, int size, float scale, Softmax s) {
+    alignas(64) float scores[H * ROWS_TOGETHER];
+    for (int h = 0; h < H; h++)
+        for (int r = n; r < ROWS_TOGETHER; r++) scores[h * ROWS_TOGETHER + r] = -1e30f;
+    score_rows<H>(q, rows, n, size, scale, scores);
+    for (int h = 0; h < H; h++) {
+        vf a = load(scores + h * ROWS_TOGETHER), b = load(scores + h * ROWS_TOGETHER + 16);
         float top = highest(max(a, b));
-        float* out = s.sum + static_cast<int64_t>(h) * size;
         if (top > s.top[h]) {
             float shrink = exp(splat(s.top[h] - top))[0];
+            float* out = s.sum + static_cast<int64_t>(h) * size;
             s.top[h] = top;
             s.total[h] *= shrink;
             for (int c = 0; c < size; c++) out[c] *= shrink;
         }
         a = exp(a - s.top[h]);
         b = exp(b - s.top[h]);
-        store(scores, a);
-        store(scores + 16, b);
+        store(scores + h * ROWS_TOGETHER, a);
+        store(scores + h * ROWS_TOGETHER + 16, b);
         s.total[h] += sum(a + b);
-        int c = 0;
-        auto channels = [&](auto number) {
-            constexpr int V = decltype(number)::value;
-            for (; c + 16 * V <= size; c += 16 * V) {
-                vf acc[V];
-                for (int v = 0; v < V; v++) acc[v] = load(out + c + 16 * v);
-                for (int i = 0; i < n; i++)
-                    for (int v = 0; v < V; v++) acc[v] += load(rows + i * size + c + 16 * v) * scores[i];
-                for (int v = 0; v < V; v++) store(out + c + 16 * v, acc[v]);
-            }
-        };
-        channels(std::integral_constant<int, 12>());
-        channels(std::integral_constant<int, 4>());
-        channels(std::integral_constant<int, 1>());
-        for (; c < size; c++)
-            for (int i = 0; i < n; i++) out[c] += rows[i * size + c] * scores[i];
     }
+    add_rows<H>(scores, rows, n, size, s.sum);
+}
+
+// The same for any number of queries.
+static void attend_rows(const float* q, int heads, const float* rows, int n, int size, float scale, Softmax s) {
+    int h = 0;
+    auto next = [&](auto number) {
+        constexpr int H = decltype(number)::value;
+        for (; h + H <= heads; h += H)
+            attend_heads<H>(q + static_cast<int64_t>(h) * size, rows, n, size, scale,
+                            {s.top + h, s.total + h, s.sum + static_cast<int64_t>(h) * size});
+    };
+    next(std::integral_constant<int, 4>());
+    next(std::integral_constant<int, 1>());
 }
 
 // What one token attends to, by numbers 0 .. window - 1 for window rows and on for entries.
@@ -90,6 +125,15 @@ struct Sight {
     const int32_t* chosen;  // their numbers; absent: 0, 1, 2 ...
 
     int64_t count() const { return window + entries; }
+    // Start bringing a row that will soon be decoded: chosen ones lie far apart.
+    void announce(int64_t number) const {
+        if (number < window || number >= count()) return;
+        int64_t entry = number - window;
+        if (chosen) entry = chosen[entry];
+        const uint8_t* page = chunk.pages[entry / layer.entries_per_page];
+        const uint8_t* row = page + layer.entries + entry % layer.entries_per_page * m.row_bytes;
+        for (int i = 0; i < m.row_bytes; i += 64) __builtin_prefetch(row + i);
+    }
     void decode(int64_t number, float* out) const {
         if (number < window) {
             int64_t position = first + number;
@@ -136,7 +180,10 @@ static void attend_sight(const Sight& sight, int64_t from, int64_t to, const flo
     alignas(64) static thread_local float rows[ROWS_TOGETHER * MOST_CHANNELS];
     for (int64_t start = from; start < to; start += ROWS_TOGETHER) {
         int n = to - start < ROWS_TOGETHER ? static_cast<int>(to - start) : ROWS_TOGETHER;
-        for (int i = 0; i < n; i++) sight.decode(start + i, rows + i * size);
+        for (int i = 0; i < n; i++) {
+            sight.announce(start + i + ROWS_TOGETHER);
+            sight.decode(start + i, rows + i * size);
+        }
         attend_rows(q, heads, rows, n, size, scale, s);
     }
 }

@@ -1,7 +1,5 @@
 // The lightning indexer (section 2.5): scores of all visible keys, and the best of them.
 #pragma once
-#include <algorithm>
-
 #include "run.h"
 
 namespace ISA {
@@ -113,6 +111,12 @@ static void score_pages(const Model& m, const IndexQuery& query, const uint8_t* 
                         int64_t first, int64_t last, float* buffer, float* out) {
     for (int64_t page = first; page < last; page++, out += KEYS) {
         const uint8_t* block = pages[page] + offset;
+        // Pages lie far apart: what the hardware would not foresee is asked for three pages ahead.
+        if (page + 3 < last) {
+            const uint8_t* next = pages[page + 3] + offset;
+            const int bytes = m.index_dim * KEYS / (m.key_storage == FP4 ? 2 : 1);
+            for (int i = 0; i < bytes; i += 64) __builtin_prefetch(next + i, 0, 2);
+        }
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
         if (m.key_storage == FP4) {
             vf total[2] = {};
@@ -133,48 +137,57 @@ static void score_pages(const Model& m, const IndexQuery& query, const uint8_t* 
     }
 }
 
-// Order-preserving integers.
-INLINE uint32_t rank(float f) {
-    uint32_t b;
-    std::memcpy(&b, &f, 4);
-    return b & 0x80000000u ? ~b : b | 0x80000000u;
-}
-
-// The k best of n > k scores, in the order of their indices. Equal scores: the lower index first.
-static void best(const float* scores, int n, int k, int32_t* out) {
-    uint32_t counts[4096] = {};
-    for (int i = 0; i < n; i++) counts[rank(scores[i]) >> 20]++;
-    int wanted = k, bin = 4095;  // of those in the bin, how many belong to the best
-    while (static_cast<int>(counts[bin]) < wanted) wanted -= counts[bin--];
-    struct Candidate {
-        uint32_t rank;
-        int32_t index;
+// The k best of n > k scores, in the order of their indices. Equal scores: the lower index first. The scores are
+// replaced by integers of the same order.
+static void best(float* scores, int n, int k, int32_t* out) {
+    auto ranks = reinterpret_cast<int32_t*>(scores);
+    const int whole = n & ~15;
+    for (int i = 0; i < whole; i += 16) {
+        vi v = load(ranks + i);
+        store(ranks + i, v ^ ((v >> 31) & 0x7FFFFFFF));
+    }
+    for (int i = whole; i < n; i++) ranks[i] ^= (ranks[i] >> 31) & 0x7FFFFFFF;
+    auto reaching = [&](int32_t floor) {
+        vi found[4] = {};
+        int i = 0;
+        for (; i + 64 <= whole; i += 64)
+            for (int j = 0; j < 4; j++) found[j] -= load(ranks + i + 16 * j) >= floor;
+        for (; i < whole; i += 16) found[0] -= load(ranks + i) >= floor;
+        vi all = (found[0] + found[1]) + (found[2] + found[3]);
+        int count = 0;
+        for (int j = 0; j < 16; j++) count += all[j];
+        for (i = whole; i < n; i++) count += ranks[i] >= floor;
+        return count;
     };
-    static thread_local std::vector<Candidate> level;
-    static thread_local std::vector<int32_t> above;
-    level.clear();
-    above.clear();
-    const uint32_t low = static_cast<uint32_t>(bin) << 20, high = low | 0xFFFFF;
-    for (int i = 0; i < n; i++) {
-        uint32_t r = rank(scores[i]);
-        if (r < low) continue;
-        if (r > high)
-            above.push_back(i);
-        else
-            level.push_back({r, i});
+    // The k-th largest: the greatest floor that at least k reach.
+    int64_t low = INT32_MIN, high = INT32_MAX;
+    int above = 0;  // how many are better than the k-th largest
+    while (low < high) {
+        int64_t middle = low + (high - low + 1) / 2;
+        int count = reaching(static_cast<int32_t>(middle));
+        if (count >= k) {
+            low = middle;
+            if (count == k) break;
+        } else {
+            high = middle - 1;
+            above = count;
+        }
     }
-    if (static_cast<int>(level.size()) > wanted) {
-        std::nth_element(level.begin(), level.begin() + wanted, level.end(), [](Candidate a, Candidate b) {
-            return a.rank != b.rank ? a.rank > b.rank : a.index < b.index;
-        });
-        level.resize(wanted);
-        std::sort(level.begin(), level.end(), [](Candidate a, Candidate b) { return a.index < b.index; });
+    const int32_t floor = static_cast<int32_t>(low);
+    if (low < high) above = k - 1;  // all that reach it are wanted: no tie can be one too many
+    int ties = low < high ? n : k - above;
+    int found = 0;
+    auto take = [&](int i) {
+        if (ranks[i] > floor || (ranks[i] == floor && ties-- > 0)) out[found++] = i;
+    };
+    int i = 0;
+#if defined(__AVX512F__)
+    for (; i < whole; i += 16) {
+        unsigned mask = _mm512_cmpge_epi32_mask(_mm512_loadu_si512(ranks + i), _mm512_set1_epi32(floor));
+        for (; mask; mask &= mask - 1) take(i + __builtin_ctz(mask));
     }
-    size_t a = 0, b = 0;
-    while (a < above.size() || b < level.size()) {
-        bool first = b == level.size() || (a < above.size() && above[a] < level[b].index);
-        *out++ = first ? above[a++] : level[b++].index;
-    }
+#endif
+    for (; i < n; i++) take(i);
 }
 
 }  // namespace ISA

@@ -56,8 +56,15 @@ INLINE void expand(const Matrix& w, int64_t row, int k, int n, float* out) {
     }
 }
 
-// R rows of W times M rows of x. Each product keeps two running sums, of the even and of the odd vectors, whatever
-// R and M are: a token's result doesn't depend on which others are computed with it.
+// 32 neighbours as those with even and those with odd numbers.
+INLINE void split(const float* p, vf& even, vf& odd) {
+    vf a = load(p), b = load(p + 16);
+    even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+
+// R rows of W times M rows of x. The order of a product's sums is the same whatever R and M are: a token's result
+// doesn't depend on which others are computed with it.
 template <int KIND, int R, int M>
 static void dot(const Matrix& w, int64_t row, const float* x, int64_t ldx, float* y, int64_t ldy) {
     vf acc[R][M] = {};
@@ -67,11 +74,7 @@ static void dot(const Matrix& w, int64_t row, const float* x, int64_t ldx, float
         const int stride = columns / 2, whole = columns & ~31;
         for (; k < whole; k += 32) {
             vf xe[M], xo[M];
-            for (int m = 0; m < M; m++) {
-                vf a = load(x + m * ldx + k), b = load(x + m * ldx + k + 16);
-                xe[m] = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-                xo[m] = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-            }
+            for (int m = 0; m < M; m++) split(x + m * ldx + k, xe[m], xo[m]);
             for (int r = 0; r < R; r++) {
                 vf even, odd;
                 from_e2m1(bytes(w) + (row + r) * stride + k / 2, even, odd);
@@ -93,15 +96,26 @@ static void dot(const Matrix& w, int64_t row, const float* x, int64_t ldx, float
                 for (int m = 0; m < M; m++) acc[r][m] += v * xs[m];
             }
         }
+    } else if constexpr (KIND == BF16) {
+        const int whole = columns & ~31;
+        for (; k < whole; k += 32) {
+            vf xe[M], xo[M];
+            for (int m = 0; m < M; m++) split(x + m * ldx + k, xe[m], xo[m]);
+            for (int r = 0; r < R; r++) {
+                // Pairs as integers: the even one of each is in the low half.
+                vi pairs = *reinterpret_cast<const vi*>(static_cast<const uint16_t*>(w.data) + (row + r) * columns + k);
+                vf even = bits(pairs << 16), odd = bits(pairs & static_cast<int>(0xFFFF0000u));
+                for (int m = 0; m < M; m++) {
+                    acc[r][m] += even * xe[m];
+                    acc[r][m] += odd * xo[m];
+                }
+            }
+        }
     } else {
         const int whole = columns & ~15;
         for (; k < whole; k += 16)
             for (int r = 0; r < R; r++) {
-                vf v;
-                if constexpr (KIND == FP32)
-                    v = load(static_cast<const float*>(w.data) + (row + r) * columns + k);
-                else
-                    v = from_bf16(static_cast<const uint16_t*>(w.data) + (row + r) * columns + k);
+                vf v = load(static_cast<const float*>(w.data) + (row + r) * columns + k);
                 for (int m = 0; m < M; m++) acc[r][m] += v * load(x + m * ldx + k);
             }
     }
@@ -109,7 +123,7 @@ static void dot(const Matrix& w, int64_t row, const float* x, int64_t ldx, float
         int n = columns - k < 16 ? columns - k : 16;
         for (int r = 0; r < R; r++) {
             float part[32] = {};
-            // Only FP4 cares for where a group starts, and its groups of 32 may end in the middle.
+            // Groups of FP4 start at multiples of 32, and the last may end in the middle.
             int start = k & ~31;
             float whole[64] = {};
             expand(w, row + r, start, columns - start < 48 ? columns - start : 48, whole);

@@ -96,6 +96,10 @@ INLINE void decode_row(const Model& m, const uint8_t* in, float* x) {
     for (int group = 0; group < m.row_groups; group++) {
         int i = group * KV_GROUP, end = i + KV_GROUP < plain ? i + KV_GROUP : plain;
         float scale = from_exponent(scales[group]);
+        if (end - i == KV_GROUP) {
+            for (int j = 0; j < KV_GROUP; j += 16) store(x + i + j, from_e4m3(in + i + j) * (scale * E4M3_FIX));
+            continue;
+        }
         for (; i + 16 <= end; i += 16) store(x + i, from_e4m3(in + i) * (scale * E4M3_FIX));
         for (; i < end; i++) x[i] = e4m3(in[i]) * scale;
     }

@@ -20,6 +20,8 @@ typedef uint8_t v16u8 __attribute__((vector_size(16), aligned(1), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
+INLINE vi load(const int32_t* p) { return *reinterpret_cast<const vi*>(p); }
+INLINE void store(int32_t* p, vi v) { *reinterpret_cast<vi*>(p) = v; }
 INLINE void store(float* p, vf v) { *reinterpret_cast<vf*>(p) = v; }
 INLINE vf splat(float x) { return vf{} + x; }
 INLINE vf bits(vi v) { return reinterpret_cast<vf>(v); }
@@ -135,10 +137,10 @@ static const E4M3Table e4m3_table;
 
 INLINE vf from_e4m3(const uint8_t* p) {
 #if defined(__AVX512F__) && defined(__AVX512BW__)
-    __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    __m256i sign = _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x80)), 8);
-    __m256i rest = _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x7F)), 7);
-    return reinterpret_cast<vf>(_mm512_cvtph_ps(_mm256_or_si256(sign, rest)));
+    // Sign extension puts the sign where fp16 has it; the copy that it leaves in the exponent is masked out.
+    __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    __m256i half = _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(static_cast<short>(0xBFFF)));
+    return reinterpret_cast<vf>(_mm512_cvtph_ps(half));
 #elif defined(__F16C__)
     __m128i wide[2];
     __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
