@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("torch", reason="the engine's package needs torch")
 
+from dsv4_model.engine import Engine
+
 
 def first_turn(dsv4: Any, helpers: Any, *arguments: str) -> dict[str, int]:
     done = dsv4("run", "Show the git status.", "--model", "nano", "--json", *arguments)
@@ -25,6 +27,7 @@ def states(dsv4: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_the_second_run_begins_where_the_first_one_did(dsv4: Any, helpers: Any) -> None:
+    Engine.load("nano")  # builds the native library, for which a run would have too little time
     first = first_turn(dsv4, helpers, "--ephemeral")
     assert (first["reused"], first["restored"]) == (0, 0)
     (opening,) = states(dsv4)

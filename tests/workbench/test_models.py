@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="the engine's package needs torch")
+pytest.importorskip("torch", reason="the engine's package needs torch")
+
+import torch
 
 from dsv4_agent.backends.inprocess import InProcessBackend
 from dsv4_agent.loop.events import Subtype
