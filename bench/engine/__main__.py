@@ -61,6 +61,7 @@ def measure(
     for engine in engines:
         engine.restart()
     held = 0
+    near: Ours | None = None
     for context in sorted(options.contexts):
         ids = prompts.next(context - held)
         for engine in engines:
@@ -78,6 +79,10 @@ def measure(
         if context == WARM:
             _first_token(prompts, engines, options, record)
         if isinstance(engines[0], Ours):
+            if near is None:
+                near = engines[0].fork()
+            else:
+                record("dsv4", "depth", context, "x", _depth(near, engines[0], options))
             forks = [1000 * timed(engines[0].sequence.fork) for _ in range(max(5, options.repeats))]
             record("dsv4", "fork", context, "ms", forks)
     if not options.no_restore:
@@ -86,6 +91,12 @@ def measure(
             subject, prompts.next(longest), folder, threads=options.threads
         )
         record("dsv4", "restore", longest, "x", [computed / restored])
+
+
+def _depth(near: Ours, far: Ours, options: argparse.Namespace) -> list[float]:
+    """Decoding speed far into a context as a share of that near its start, measured in turns."""
+    count = options.tokens
+    return [near.decode(count) / far.decode(count) for _ in range(options.repeats)]
 
 
 def _prefill(

@@ -57,6 +57,12 @@ class Ours:
         self.engine = engine
         self.sequence: Sequence = engine.sequence()
 
+    def fork(self) -> Ours:
+        """The same engine going on independently from the same context."""
+        twin = Ours(self.engine)
+        twin.sequence = self.sequence.fork()
+        return twin
+
     def restart(self) -> None:
         self.sequence = self.engine.sequence()
 

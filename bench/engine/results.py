@@ -15,7 +15,8 @@ class Row:
     """One quantity of one engine on one model.
 
     Attributes:
-        quantity: decode, prefill, first token, memory, fork, restore.
+        quantity: decode, prefill, first token, memory, fork, restore, depth (speed as a share of that at the
+            first context).
         context: tokens held before it.
         samples: all repeats, in ``unit``.
     """
@@ -35,7 +36,7 @@ class Row:
     @property
     def best(self) -> float:
         """Nearest to an idle machine."""
-        return max(self.samples) if self.unit == HIGHER else min(self.samples)
+        return max(self.samples) if self.unit in (HIGHER, "x") else min(self.samples)
 
 
 @dataclass(slots=True)
@@ -95,12 +96,10 @@ class Results:
 
     def _alone(self, model: str) -> list[tuple[str, float, bool]]:
         found: list[tuple[str, float, bool]] = []
-        near, far = (self.find(model, "dsv4", "decode", context) for context in (512, 65536))
-        if near is not None and far is not None:
-            share = far.median / near.median
-            found.append((f"{model}: decode at 64k >= 0.7 of 512", share, share >= 0.7))
         for row in self.rows:
             if row.model == model and row.engine == "dsv4" and row.context == 65536:
+                if row.quantity == "depth":
+                    found.append((f"{model}: decode at 64k >= 0.7 of 512", row.median, row.median >= 0.7))
                 if row.quantity == "fork":
                     found.append((f"{model}: fork at 64k < 5 ms", row.median, row.median < 5))
                 if row.quantity == "restore":
