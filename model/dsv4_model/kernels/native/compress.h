@@ -4,6 +4,8 @@
 
 namespace ISA {
 
+constexpr int PAGE_TOKENS = 128;
+
 // Where a compressor's inputs of a position are: in this call's rows, or in the ring.
 struct BlockInputs {
     const float *values, *gates;  // [tokens of the chunk, channels]; gates without the position bias
@@ -72,14 +74,22 @@ static void compress(Run& run, const Compressor& weights, const Chunk& chunk, in
     }
     BlockInputs in{values, gates, ring_values, ring_gates, weights.ape, chunk.position, channels, ratio, slots};
     const int64_t before = chunk.position / ratio, after = (chunk.position + chunk.count) / ratio;
-    run.each(static_cast<int>(after - before), 1, [&](int i, int) {
-        const int64_t block = before + i;
-        float entry[1024], cos[256], sin[256];
-        pool_block(in, (block + 1) * ratio - 1, size, entry);
-        normalize(entry, weights.norm, size, m.eps, entry);
-        angles_of(m.frequencies_compressed, pairs, block * ratio, cos, sin);
-        rotate(entry + size - m.rotary, pairs, cos, sin, 1.0f);
-        write(block, entry);
+    // A job takes some slots of a page, and those sixteen further, whose index keys lie in the same bytes.
+    const int64_t per_page = PAGE_TOKENS / ratio, lanes = per_page > 16 ? 16 : per_page, step = lanes > 4 ? 4 : lanes;
+    const int64_t first_page = before / per_page, pages = after > before ? (after - 1) / per_page - first_page + 1 : 0;
+    const int64_t per_lane = lanes / step;
+    run.pool().run(static_cast<int>(pages * per_lane), [&](int job, int) {
+        const int64_t start = (first_page + job / per_lane) * per_page, from = job % per_lane * step;
+        for (int64_t slot = 0; slot < per_page; slot++) {
+            const int64_t block = start + slot;
+            if (slot % lanes < from || slot % lanes >= from + step || block < before || block >= after) continue;
+            float entry[1024], cos[256], sin[256];
+            pool_block(in, (block + 1) * ratio - 1, size, entry);
+            normalize(entry, weights.norm, size, m.eps, entry);
+            angles_of(m.frequencies_compressed, pairs, block * ratio, cos, sin);
+            rotate(entry + size - m.rotary, pairs, cos, sin, 1.0f);
+            write(block, entry);
+        }
     });
     const int kept = chunk.count < slots ? chunk.count : slots;
     for (int t = chunk.count - kept; t < chunk.count; t++) {

@@ -81,7 +81,10 @@ static void dot(const Matrix& w, int64_t row, const float* x, int64_t ldx, float
                 vf scale = splat(from_exponent(w.scale[(row + r) * w.scale_columns + k / 32]));
                 even = even * scale;
                 odd = odd * scale;
-                for (int m = 0; m < M; m++) acc[r][m] += even * xe[m] + odd * xo[m];
+                for (int m = 0; m < M; m++) {
+                    acc[r][m] += even * xe[m];
+                    acc[r][m] += odd * xo[m];
+                }
             }
         }
     } else if constexpr (KIND == FP8) {

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <new>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 class Pool {
@@ -25,12 +26,13 @@ class Pool {
     // Calls f(job, thread) for every job in 0 .. count - 1; returns when all have been done.
     template <class F>
     void run(int count, F&& f) {
+        void* self = const_cast<void*>(static_cast<const void*>(&f));
         if (count <= 1 || workers_.empty()) {
-            for (int i = 0; i < count; i++) f(i, 0);
+            for (int i = 0; i < count; i++) invoke<std::remove_reference_t<F>>(self, i, 0);
             return;
         }
-        call_ = [](void* self, int job, int thread) { (*static_cast<F*>(self))(job, thread); };
-        self_ = const_cast<void*>(static_cast<const void*>(&f));
+        call_ = invoke<std::remove_reference_t<F>>;
+        self_ = self;
         count_ = static_cast<uint32_t>(count);
         done_.store(0, std::memory_order_relaxed);
         uint64_t epoch = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
@@ -41,6 +43,11 @@ class Pool {
     }
 
   private:
+    // Compiled once: a second copy might contract products and sums in another way, and round otherwise.
+    template <class F>
+    static __attribute__((noinline)) void invoke(void* self, int job, int thread) {
+        (*static_cast<F*>(self))(job, thread);
+    }
     static void pause() {
 #if defined(__x86_64__)
         __builtin_ia32_pause();

@@ -76,6 +76,9 @@ static void encode_row(const Model& m, const float* x, uint8_t* out) {
         }
     }
     for (int i = 0; i < m.rotary; i++) rotary[i] = to_bf16(x[plain + i]);
+    // Padding must be nobody's leftovers: rows are written to disk as they are.
+    const int used = plain + 2 * m.rotary + m.row_groups;
+    std::memset(out + used, 0, m.row_bytes - used);
 }
 
 // The inverse.
