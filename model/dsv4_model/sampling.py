@@ -84,20 +84,23 @@ class Sampler:
             SamplingError: logits with NaN, +inf or nothing finite; an empty or foreign ``allowed``.
         """
         usable = logits[: self.size].float()
-        if bool(torch.isnan(usable).any()) or bool((usable == torch.inf).any()):
+        # NaN wins every comparison here, so that one pass finds it as well as infinity.
+        top = float(usable.max())
+        if math.isnan(top) or top == math.inf:
             raise SamplingError(
                 f"The model produced NaN or infinite logits at token {position}.",
                 "The weights are corrupt or the working dtype overflows; check the checkpoint.",
             )
         if allowed is not None:
             usable = self._masked(usable, allowed, position)
-        if bool((usable == -torch.inf).all()):
+            top = float(usable.max())
+        if top == -math.inf:
             raise SamplingError(
                 f"No token has a finite logit at token {position}.", "Check the checkpoint or the constraint."
             )
         if self.params.temperature == 0:
-            # torch.argmax doesn't promise which of equal values it takes.
-            return int((usable == usable.max()).nonzero()[0, 0])
+            # NumPy promises the first of equal values; torch.argmax doesn't.
+            return int(usable.cpu().numpy().argmax())
         return self._draw(usable, position)
 
     def _masked(self, logits: Tensor, allowed: Sequence[int], position: int) -> Tensor:

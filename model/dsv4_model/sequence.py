@@ -97,6 +97,22 @@ class Sequence:
             CheckpointError: the weights' files have changed since they were loaded; nothing was changed.
             PrefillCancelledError: ``cancelled`` became true; the sequence holds the part that was computed.
         """
+        report = self.adopt(tokens)
+        try:
+            if self.tokens:
+                self.cache.prepare(len(self.tokens) - self.position)
+                self._advance(cancelled)
+        except BaseException:
+            del self.tokens[self.position :]
+            raise
+        self._remember()
+        return report
+
+    def adopt(self, tokens: Ids[int]) -> SyncReport:
+        """The first half of `sync`: take ``tokens`` and the longest usable state of them, compute nothing.
+
+        What is missing is pending. Raises as `sync` does before it computes.
+        """
         tokens = list(tokens)
         self._check(tokens)
         self._settle()
@@ -112,17 +128,9 @@ class Sequence:
             held = self.position
         self._boundaries.drop_after(common)
         self.tokens = tokens[:common]
-        found = self._adopt(tokens)
+        found = self._take_over(tokens)
         reused = self.position
         self.tokens = tokens
-        try:
-            if tokens:
-                self.cache.prepare(len(tokens) - self.position)
-                self._advance(cancelled)
-        except BaseException:
-            self.tokens = tokens[: self.position]
-            raise
-        self._remember()
         return SyncReport(reused, len(tokens) - reused, found or restored_from, cause, reused - held)
 
     def rewind(self, position: int) -> SyncReport:
@@ -211,6 +219,11 @@ class Sequence:
         """The tokens that the state doesn't cover yet, at most one chunk; for whoever drives the passes."""
         self._settle()
         return self.tokens[self.position : self.position + PREFILL_CHUNK]
+
+    @property
+    def ready(self) -> Tensor | None:
+        """The logits ``[vocab]`` after the last token; None while tokens are pending."""
+        return self._logits if self.position == len(self.tokens) else None
 
     def computed(self, logits: Tensor) -> None:
         """A pass that someone else drove has fed `pending`; ``logits`` ``[vocab]`` follow the last of it."""
@@ -349,7 +362,7 @@ class Sequence:
             self._speculation.reset()
         return "nothing" if best is None else f"snapshot at {best.position}"
 
-    def _adopt(self, tokens: list[int]) -> str | None:
+    def _take_over(self, tokens: list[int]) -> str | None:
         """Take over a longer state of these tokens from another timeline or from disk, if there is one."""
         found = self.engine.find_boundary(tokens, self)
         source = "fork"

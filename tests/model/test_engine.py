@@ -15,6 +15,7 @@ from dsv4_model.engine import (
     ContextOverflowError,
     Engine,
     EngineError,
+    EngineOptions,
     PrefillCancelledError,
     Sequence,
     SequenceError,
@@ -28,6 +29,12 @@ from tests.model import tiny
 
 NEVER_STOP = 271  # an id that no tokenizer entry has, so it is never sampled
 GREEDY = SamplingParams(temperature=0, max_tokens=12, stop_ids=())
+
+
+@pytest.fixture(autouse=True)
+def strangers() -> None:
+    """No timeline of another test is there to be taken over from."""
+    tiny.engine().resident.clear()
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:
@@ -441,3 +448,10 @@ def test_loading_faults_are_named(folder: Path, tmp_path: Path) -> None:
     tokenizer.unlink()
     with pytest.raises(TokenizerError, match="does not exist"):
         Engine.load(folder)
+
+
+def test_a_device_that_is_not_there_is_an_engine_error() -> None:
+    with pytest.raises(EngineError, match="can't be put on xla"):
+        Engine(tiny.module(), tiny.tokenizer(), "tiny", EngineOptions(device="xla"))
+    on_cpu = Engine(tiny.module(), tiny.tokenizer(), "tiny", EngineOptions(device="cpu"))
+    assert on_cpu.sequence().sync(prompt(5)).prefilled == 5

@@ -120,7 +120,7 @@ class NativePasses:
         kept = []
         for chunk, piece in zip(chunks, pieces, strict=True):
             cache = piece.cache
-            ids = np.asarray(piece.ids, dtype=np.int32)
+            ids = np.array(piece.ids, dtype=np.int32)
             kept.append(ids)
             chunk.rings = cache.rings.data_ptr()
             chunk.pages = cache.table.ctypes.data

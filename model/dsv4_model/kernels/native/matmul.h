@@ -18,7 +18,7 @@ constexpr int TILE_ROWS = 2, PANEL_VECTORS = 1;
 #endif
 constexpr int PANEL = 16 * PANEL_VECTORS;
 constexpr int FEW = 4;       // rows of x up to which dot products are used
-constexpr int DOT_ROWS = 32;  // rows of a weight in one job
+constexpr int DOT_ROWS = 16;  // rows of a weight in one job of dot products
 constexpr int DEPTH = 512;   // columns of a panel that are expanded at a time; a multiple of 128
 
 INLINE const uint8_t* bytes(const Matrix& w) { return static_cast<const uint8_t*>(w.data); }
@@ -134,8 +134,12 @@ static void dot(const Matrix& w, int64_t row, const float* x, int64_t ldx, float
             for (int m = 0; m < M; m++) acc[r][m] += load(part) * load_part(x + m * ldx + k, n);
         }
     }
-    for (int r = 0; r < R; r++)
-        for (int m = 0; m < M; m++) y[m * ldy + r] = sum(acc[r][m]);
+    for (int m = 0; m < M; m++) {
+        int r = 0;
+        for (; r + 4 <= R; r += 4)
+            *reinterpret_cast<v4f*>(y + m * ldy + r) = sums(acc[r][m], acc[r + 1][m], acc[r + 2][m], acc[r + 3][m]);
+        for (; r < R; r++) y[m * ldy + r] = sum(acc[r][m]);
+    }
 }
 
 template <int KIND, int M>
@@ -278,7 +282,7 @@ static void multiply(Pool& pool, Scratch* scratch, const Product* products, int 
     const Job* list = jobs.data();
     // Several jobs at a time, so that taking one costs little beside doing it.
     int total = static_cast<int>(jobs.size());
-    int group = total > 8 * pool.threads() ? total / (8 * pool.threads()) : 1;
+    int group = total > 6 * pool.threads() ? total / (6 * pool.threads()) : 1;
     pool.run((total + group - 1) / group, [&](int number, int thread) {
         int end = (number + 1) * group < total ? (number + 1) * group : total;
         for (int j = number * group; j < end; j++) {

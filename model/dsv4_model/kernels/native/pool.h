@@ -136,6 +136,7 @@ class Arena {
     void release(Mark mark) {
         at_ = mark.at;
         used_ = mark.used;
+        if (at_ == 0 && used_ == 0 && blocks_.size() > 1) join();
     }
 
   private:
@@ -143,6 +144,18 @@ class Arena {
         uint8_t* data;
         size_t size;
     };
+    // Needs that grow from call to call would leave a trail of blocks that are too small: one large one replaces them.
+    void join() {
+        size_t total = 0;
+        for (auto& block : blocks_) {
+            total += block.size;
+            std::free(block.data);
+        }
+        blocks_.clear();
+        total = (total + total / 4 + 4095) & ~static_cast<size_t>(4095);
+        void* data = std::aligned_alloc(4096, total);
+        if (data) blocks_.push_back({static_cast<uint8_t*>(data), total});
+    }
     std::vector<Block> blocks_;
     size_t at_ = 0, used_ = 0;
 };
