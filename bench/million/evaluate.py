@@ -46,7 +46,8 @@ def compose(model: DeepseekV4, ids: Tensor) -> State:
     parts: list[list[LayerState]] = []
     for start in range(0, len(ids), PIECE):
         place(model, torch.arange(start, start + PIECE))
-        parts.append(read(model, ids[start : start + PIECE]).layers)
+        # Windows and rows are views of what the whole piece needed.
+        parts.append(read(model, ids[start : start + PIECE]).clone().layers)
     place(model, torch.arange(len(ids) + 64))
     joined = []
     for layers in zip(*parts, strict=True):
