@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dsv4_agent.cli.model_export import export
+from dsv4_agent.cli.model_routing import routing
 from dsv4_model.accounting import CacheFormat
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 """Other subcommands are functions of their own files, added here with `app.command()`."""
 app.command()(export)
+app.command()(routing)
 
 
 @app.callback()

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ from dsv4_model.sequence_errors import (
 )
 from dsv4_model.tokenizer import Tokenizer, TokenizerError
 from dsv4_model.transformer import DeepseekV4
-from dsv4_model.weights import ModelWeights
+from dsv4_model.weights import LazyExperts, ModelWeights
 
 __all__ = [
     "NANO",
@@ -80,6 +81,8 @@ class EngineOptions:
         store: where states are kept on disk; None keeps none.
         memory_budget: most bytes of routed experts in memory; None holds all of them.
         count_experts: count which experts tokens take, in `Engine.expert_counts`.
+        device: where weights and cache go, e.g. ``"cuda"``; None leaves the weights where they are. Passes
+            on a GPU are Triton kernels where Triton is installed (`dsv4_model.kernels.gpu`), else PyTorch.
     """
 
     threads: int | None = None
@@ -90,6 +93,7 @@ class EngineOptions:
     store: PrefixStore | None = None
     memory_budget: int | None = None
     count_experts: bool = False
+    device: str | None = None
 
 
 class Engine:
@@ -107,6 +111,8 @@ class Engine:
         checkpoint: Checkpoint | None = None,
     ) -> None:
         weights = model if isinstance(model, ModelWeights) else ModelWeights.of_module(model)
+        if options.device is not None:
+            weights = _placed(weights, options.device)
         vocabulary = weights.config.vocab_size
         if tokenizer.size > vocabulary:
             raise EngineError(
@@ -203,7 +209,15 @@ class Engine:
 
     def forward(self, pieces: Items[Piece]) -> tuple[Tensor, Tensor]:
         """One pass over the new tokens of several timelines; see `Passes.forward`."""
+        if self.options.memory_budget is not None:
+            self._announce({token for piece in pieces for token in piece.ids})
         return self.passes.forward(pieces, self.expert_counts)
+
+    def _announce(self, tokens: set[int]) -> None:
+        """Start reading the experts of layers that route by token: theirs are known before the pass."""
+        for layer in self.weights.layers:
+            if layer.tid2eid is not None and isinstance(layer.experts, LazyExperts):
+                layer.experts.announce(set(layer.tid2eid[sorted(tokens)].flatten().tolist()))
 
     def check(self) -> None:
         """Raise `CheckpointError` if the weights' files have changed since they were opened."""
@@ -266,7 +280,22 @@ class Engine:
                     raise
                 self.notice = f"Running on PyTorch, many times slower than the native back end: {error}"
                 _log.warning("%s", self.notice)
+        if self.weights.embed.data.device.type == "cuda" and find_spec("triton") is not None:
+            from dsv4_model.kernels.gpu.passes import TritonPasses
+
+            return TritonPasses(self.weights, self.layout)
         return TorchPasses(self.weights, self.layout)
+
+
+def _placed(weights: ModelWeights, device: str) -> ModelWeights:
+    from dsv4_model.kernels.gpu.placement import placed
+
+    try:
+        return placed(weights, device)
+    except TypeError as error:
+        raise EngineError(f"{error}.", "Leave out the memory budget, or run on the CPU.") from error
+    except (RuntimeError, AssertionError) as error:  # PyTorch says so that it has no such device, or no room
+        raise EngineError(f"The model can't be put on {device}: {error}.", "Run it on the CPU.") from error
 
 
 def _natural_format(config: ModelConfig) -> CacheFormat:

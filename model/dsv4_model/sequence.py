@@ -65,7 +65,7 @@ class Sequence:
         self._logits: Tensor | None = None
         self._boundaries = Boundaries()
         self._epoch = 0  # a generation that finds another epoch than its own has been overtaken
-        self._speculation = Speculation(engine.passes, self.cache) if engine.speculates else None
+        self.drafting = Speculation(engine.passes, self.cache) if engine.speculates else None
         self._guess: Guess | None = None
         engine.resident.add(self)
 
@@ -82,7 +82,7 @@ class Sequence:
     @property
     def speculation(self) -> SpeculationReport | None:
         """How drafting went; None where the engine doesn't draft."""
-        return None if self._speculation is None else self._speculation.report()
+        return None if self.drafting is None else self.drafting.report()
 
     def sync(self, tokens: Ids[int], *, cancelled: Callable[[], bool] | None = None) -> SyncReport:
         """Make this sequence hold exactly ``tokens``, computing as little as possible.
@@ -200,10 +200,10 @@ class Sequence:
         twin._boundaries = self._boundaries.copy()
         twin._epoch = 0
         twin._guess = None
-        twin._speculation = None
-        if self._speculation is not None:
-            twin._speculation = Speculation(self.engine.passes, twin.cache, self._speculation.adaptive)
-            twin._speculation.streams = self._speculation.streams
+        twin.drafting = None
+        if self.drafting is not None:
+            twin.drafting = Speculation(self.engine.passes, twin.cache, self.drafting.adaptive)
+            twin.drafting.streams = self.drafting.streams
         self.engine.resident.add(twin)
         return twin
 
@@ -228,8 +228,8 @@ class Sequence:
     def computed(self, logits: Tensor) -> None:
         """A pass that someone else drove has fed `pending`; ``logits`` ``[vocab]`` follow the last of it."""
         self._logits = logits
-        if self._speculation is not None:
-            self._speculation.reset()
+        if self.drafting is not None:
+            self.drafting.reset()
 
     def failed(self) -> None:
         """A pass over this sequence broke off: the state returns to the last boundary, the tokens stay."""
@@ -275,8 +275,8 @@ class Sequence:
                     "Sync again to go on from there.",
                 )
             missing = len(self.tokens) - self.position
-            if missing == 1 and generation is not None and self._speculation is not None:
-                self._decode(self._speculation, generation)
+            if missing == 1 and generation is not None and self.drafting is not None:
+                self._decode(self.drafting, generation)
             else:
                 self._prefill(min(missing, PREFILL_CHUNK))
         if self._logits is None:
@@ -290,7 +290,7 @@ class Sequence:
         end = start + count
         # Only the last window of a prompt can still be seen by the MTP block when it drafts.
         near = len(self.tokens) - end < self.engine.config.sliding_window
-        speculation = self._speculation
+        speculation = self.drafting
         drafts = speculation is not None and near
         logits, streams = self._pass(ids, Rows.LAST, Rows.ALL if drafts else Rows.NONE)
         self._logits = logits[-1]
@@ -328,7 +328,7 @@ class Sequence:
 
     def _check_guess(self) -> None:
         """The token for which a guess stands has been chosen: is it the guess?"""
-        guess, speculation = self._guess, self._speculation
+        guess, speculation = self._guess, self.drafting
         assert guess is not None and speculation is not None
         right = self.tokens[self.position] == guess.token
         speculation.verdict(right)
@@ -342,8 +342,8 @@ class Sequence:
         if self._guess is not None:
             self._guess = None
             self.cache.retreat(1)
-            if self._speculation is not None and self._speculation.streams is not None:
-                self._speculation.streams = self._speculation.streams[:-1]
+            if self.drafting is not None and self.drafting.streams is not None:
+                self.drafting.streams = self.drafting.streams[:-1]
 
     def _pass(self, ids: list[int], logits: Rows, streams: Rows) -> tuple[Tensor, Tensor]:
         try:
@@ -358,8 +358,8 @@ class Sequence:
         best = self._boundaries.latest(common)
         self.cache.restore(best)
         self._logits = None if best is None else best.logits
-        if self._speculation is not None:
-            self._speculation.reset()
+        if self.drafting is not None:
+            self.drafting.reset()
         return "nothing" if best is None else f"snapshot at {best.position}"
 
     def _take_over(self, tokens: list[int]) -> str | None:
@@ -374,8 +374,8 @@ class Sequence:
         self.cache.restore(found)
         self._logits = found.logits
         self._boundaries.add(found)
-        if self._speculation is not None:
-            self._speculation.reset()
+        if self.drafting is not None:
+            self.drafting.reset()
         return f"{source} at {found.position}"
 
     def _remember(self) -> None:

@@ -122,7 +122,7 @@ class Speculation:
         self.streams = self.streams[count:] if count < self.streams.shape[0] else None
 
     def guess(self, following: list[int], sampler: Sampler, position: int) -> int | None:
-        """The token at ``position``, after ``following``, which the waiting streams precede; None: no guess."""
+        """The token at ``position``, after ``following``, which waiting streams precede; None: no guess."""
         if self.streams is None or self.streams.shape[0] != len(following):
             return None
         logits, _ = self.passes.draft([Piece(self.cache, following, Rows.LAST)], self.streams)

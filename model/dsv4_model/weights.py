@@ -80,6 +80,10 @@ class LazyExperts(Protocol):
         """These experts; they stay in memory while the result is held."""
         ...
 
+    def announce(self, experts: Iterable[int]) -> None:
+        """Start bringing these."""
+        ...
+
     def announce_likely(self) -> None:
         """Start bringing what the layer will probably want next."""
         ...
@@ -172,7 +176,7 @@ class ModelWeights:
         own = source if source is not None else CheckpointSource(checkpoint)
         with_mtp = with_mtp and config.num_nextn_predict_layers > 0 and not config.has_dspark
         has_mtp = with_mtp and any(name.startswith("mtp.0.") for name in checkpoint.tensors)
-        weights = _build(config, own, with_mtp=has_mtp, rounds_activations=False)
+        weights = _build(config, own, with_mtp=has_mtp, rounds_activations=_asks_for_rounding(config))
         if isinstance(own, CheckpointSource):
             own.refuse_unknown()
         return weights
@@ -318,6 +322,12 @@ def read_expert(source: WeightSource, prefix: str, config: ModelConfig) -> Exper
 def read_experts(source: WeightSource, prefix: str, config: ModelConfig) -> tuple[ExpertWeights, ...]:
     """All routed experts of a layer, at once."""
     return tuple(read_expert(source, f"{prefix}.{e}", config) for e in range(config.n_routed_experts))
+
+
+def _asks_for_rounding(config: ModelConfig) -> bool:
+    """Whether activations were rounded to FP8 in training: a dynamic scheme in ``quantization_config``."""
+    quantization = config.quantization_config
+    return quantization is not None and quantization.get("activation_scheme") == "dynamic"
 
 
 def _build(

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from dsv4_model import engine as engine_module
+from dsv4_model.boundaries import MAX_BOUNDARIES
 from dsv4_model.checkpoint import CheckpointError, save_checkpoint
 from dsv4_model.engine import (
+    CacheMemoryError,
     ContextOverflowError,
     Engine,
     EngineError,
@@ -22,7 +24,6 @@ from dsv4_model.engine import (
     StopReason,
 )
 from dsv4_model.sampling import SamplingError, SamplingParams
-from dsv4_model.boundaries import MAX_BOUNDARIES
 from dsv4_model.sequence import PREFILL_CHUNK
 from dsv4_model.tokenizer import TokenizerError
 from tests.model import tiny
@@ -404,6 +405,86 @@ def test_an_interrupt_inside_the_model_leaves_the_state_whole(monkeypatch: pytes
     assert_at(sequence, prompt(20))
     sequence.sync(prompt(40))
     assert_at(sequence, prompt(40))
+
+
+def test_no_memory_for_a_turn_leaves_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(tiny.module(), tiny.tokenizer(), "tiny")
+    sequence = engine.sequence()
+    sequence.sync(prompt(100))
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: not enough memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dsv4_model.cache.pages.zeroed", refuse)
+        patch.setattr(engine.pool, "_slabs", [])
+        with pytest.raises(CacheMemoryError) as caught:
+            sequence.sync(prompt(600))
+        assert "shorten the context" in caught.value.remedy
+        assert_at(sequence, prompt(100))
+    assert sequence.sync(prompt(600)).reused == 100
+    assert_at(sequence, prompt(600))
+
+
+def test_a_rewind_is_exact_and_replays_only_what_follows_the_last_boundary() -> None:
+    sequence = synced(prompt(200))
+    sequence.sync(prompt(200) + prompt(300, seed=1))
+    report = sequence.rewind(260)
+    assert (report.reused, report.prefilled) == (200, 60)
+    assert_at(sequence, prompt(200) + prompt(300, seed=1)[:60])
+    with pytest.raises(SequenceError, match="no token 261"):
+        sequence.rewind(261)
+
+
+def test_a_relative_takes_over_what_another_timeline_has_computed() -> None:
+    first = synced(prompt(300))
+    second = tiny.engine().sequence()
+    report = second.sync([*prompt(300), 9, 10])
+    assert (report.reused, report.restored, report.prefilled) == (300, 300, 2)
+    assert report.restored_from == "fork at 300"
+    assert second.cache.pages[0] is first.cache.pages[0]
+    assert_at(second, [*prompt(300), 9, 10])
+    assert_at(first, prompt(300))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+def test_drafting_changes_no_token(temperature: float) -> None:
+    """The draft block is random, so most guesses are wrong and are taken back."""
+    params = SamplingParams(temperature=temperature, seed=3, max_tokens=150, stop_ids=())
+    model = tiny.model(with_mtp=True)
+    found = []
+    for speculate in (False, True):
+        engine = Engine(model, tiny.tokenizer(), "tiny", EngineOptions(speculate=speculate))
+        sequence = engine.sequence()
+        if sequence.drafting is not None:
+            sequence.drafting.adaptive = False
+        sequence.sync(prompt(140))
+        tokens = list(sequence.generate(params))
+        fork = sequence.fork()
+        fork.sync([*fork.tokens, 9])
+        found.append((tokens, list(fork.generate(params)), sequence.position, sequence.usage()))
+        if sequence.speculation is not None:
+            assert sequence.speculation.checked > 50
+    assert found[0][:3] == found[1][:3]
+
+
+def test_a_perfect_draft_is_always_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is guessed comes from a second timeline that knows the answer."""
+    params = SamplingParams(temperature=0, max_tokens=120, stop_ids=())
+    engine = Engine(tiny.model(with_mtp=True), tiny.tokenizer(), "tiny")
+    oracle = engine.sequence()
+    oracle.sync(prompt(140))
+    expected = list(oracle.generate(params))
+    sequence = engine.sequence()
+    assert sequence.drafting is not None
+    sequence.drafting.adaptive = False
+    sequence.sync(prompt(140))
+    monkeypatch.setattr(
+        type(sequence.drafting), "guess", lambda self, following, sampler, at: expected[at - 140]
+    )
+    assert list(sequence.generate(params)) == expected
+    report = sequence.speculation
+    assert report is not None and report.acceptance == 1.0 and report.checked >= 55
 
 
 @pytest.fixture

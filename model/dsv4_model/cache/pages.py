@@ -7,6 +7,8 @@ furthest; a timeline that stands exactly there may append in place, and any othe
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor
 
@@ -56,23 +58,26 @@ class PagePool:
         self.page_bytes = page_bytes
         self.device = torch.device(device)
         self._slabs: list[_Slab] = []
+        self._lock = threading.Lock()  # returning a page takes none: a list's append is atomic
         self._per_slab = max(1, _SLAB_BYTES // max(page_bytes, 1))
 
     def take(self) -> Page:
         """A page. Raises `CacheMemoryError`."""
-        slab = next((slab for slab in reversed(self._slabs) if slab.free), None)
-        if slab is None:
-            slab = self._grow(self._per_slab)
-        page = Page(slab, slab.free.pop())
+        with self._lock:
+            slab = next((slab for slab in reversed(self._slabs) if slab.free), None)
+            if slab is None:
+                slab = self._grow(self._per_slab)
+            page = Page(slab, slab.free.pop())
         # What another conversation left behind must not reach a snapshot of this one.
         page.data.zero_()
         return page
 
     def reserve(self, count: int) -> None:
         """Make sure that ``count`` pages can be taken. Raises `CacheMemoryError`; then nothing is kept."""
-        missing = count - sum(len(slab.free) for slab in self._slabs)
-        if missing > 0:
-            self._grow(-(-missing // self._per_slab) * self._per_slab)
+        with self._lock:
+            missing = count - sum(len(slab.free) for slab in self._slabs)
+            if missing > 0:
+                self._grow(-(-missing // self._per_slab) * self._per_slab)
 
     def _grow(self, count: int) -> _Slab:
         wanted = count * self.page_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from itertools import count
@@ -62,6 +63,7 @@ class NativePasses:
         self.weights, self.layout = weights, layout
         self._kept: list[object] = []
         self._failure = _Failure()
+        self._lock = threading.Lock()  # scratch memory and threads serve one pass at a time
         self._model = self._bind(weights, layout)
         name = None if isa is None else isa.encode()
         self._engine = ctypes.c_void_p(self._library.dsv4_open(threads, name))
@@ -78,15 +80,16 @@ class NativePasses:
         chunks, ids = self._chunks(pieces, draft=False)
         logits, streams = self._outputs(pieces)
         expert_counts(counts, self.weights.config)
-        status = self._library.dsv4_forward(
-            self._engine,
-            ctypes.byref(self._model),
-            chunks,
-            len(pieces),
-            _address(logits),
-            _address(streams),
-            None if counts is None else counts.data_ptr(),
-        )
+        with self._lock:
+            status = self._library.dsv4_forward(
+                self._engine,
+                ctypes.byref(self._model),
+                chunks,
+                len(pieces),
+                _address(logits),
+                _address(streams),
+                None if counts is None else counts.data_ptr(),
+            )
         del ids
         self._check(status)
         for piece in pieces:
@@ -98,15 +101,16 @@ class NativePasses:
         chunks, ids = self._chunks(pieces, draft=True)
         logits, out = self._outputs(pieces)
         streams = streams.contiguous()
-        status = self._library.dsv4_draft(
-            self._engine,
-            ctypes.byref(self._model),
-            chunks,
-            len(pieces),
-            streams.data_ptr(),
-            _address(logits),
-            _address(out),
-        )
+        with self._lock:
+            status = self._library.dsv4_draft(
+                self._engine,
+                ctypes.byref(self._model),
+                chunks,
+                len(pieces),
+                streams.data_ptr(),
+                _address(logits),
+                _address(out),
+            )
         del ids
         self._check(status)
         for piece in pieces:

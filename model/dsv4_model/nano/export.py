@@ -9,6 +9,7 @@ state of `train_mtp` adds the MTP block to the shipped checkpoint; its other ten
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,7 @@ def export(state: Path, out: Path, *, quantize: bool, main: Path = WEIGHTS) -> i
         _keep(stored, out)
     if not (out / "tokenizer.json").exists():
         shutil.copy(WEIGHTS / "tokenizer.json", out)
+    _say_that_activations_were_not_rounded(out)
     load_model(out, with_mtp=drafts)
     return sum(f.stat().st_size for f in out.iterdir())
 
@@ -61,6 +63,14 @@ def _keep(stored: dict[str, Tensor], out: Path) -> None:
     save_file({**load_file(file), **stored}, part, metadata={"format": "pt"})
     part.chmod(file.stat().st_mode)
     part.replace(file)
+
+
+def _say_that_activations_were_not_rounded(folder: Path) -> None:
+    """The writer copies the released configuration; without a scheme an engine doesn't round activations."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if config.get("quantization_config", {}).pop("activation_scheme", None) is not None:
+        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dsv4_model.cache.formats import RowFormat
 from dsv4_model.cache.layout import LayerLayout
-from dsv4_model.kernels.gpu.numbers import e4m3_value, power_of_two
+from dsv4_model.kernels.gpu.numbers import e4m3_value, narrow, power_of_two
 from dsv4_model.kernels.gpu.plan import Plan
 from dsv4_model.kernels.gpu.tuning import Tuning, block_of
 
@@ -70,7 +70,7 @@ def _step(q, rows, visible, total, largest, weight, EXACT: tl.constexpr):
     if EXACT:
         scores = tl.dot(q, tl.trans(rows), input_precision="tf32x3")
     else:
-        rows = rows.to(tl.bfloat16)
+        rows = narrow(rows)
         scores = tl.dot(q, tl.trans(rows))
     scores = tl.where(visible, scores, float("-inf"))
     higher = tl.maximum(largest, tl.max(scores, 1))
@@ -81,7 +81,7 @@ def _step(q, rows, visible, total, largest, weight, EXACT: tl.constexpr):
     if EXACT:
         total = tl.dot(part, rows, total, input_precision="tf32x3")
     else:
-        total = tl.dot(part.to(tl.bfloat16), rows, total)
+        total = tl.dot(narrow(part), rows, total)
     return total, higher, weight
 
 
@@ -138,7 +138,7 @@ def _attend(
     query = tl.load(q + vectors[:, None] + d[None, :], mask=present[:, None] & (d < N)[None, :], other=0.0)
     query = query * scale
     if not EXACT:
-        query = query.to(tl.bfloat16)
+        query = narrow(query)
     mine = position + j
     total = tl.zeros((TOKENS * BLOCK_H, BLOCK_D), tl.float32)
     largest = tl.full((TOKENS * BLOCK_H,), -1e30, tl.float32)

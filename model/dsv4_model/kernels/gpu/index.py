@@ -17,6 +17,7 @@ from dsv4_model.kernels.gpu.numbers import (
     fp4_exponent,
     fp8_exponent,
     hadamard,
+    narrow,
     ordered_key,
     power_of_two,
 )
@@ -198,7 +199,7 @@ def _score(
             if EXACT:
                 products = tl.dot(query, keys, input_precision="tf32x3")
             else:
-                products = tl.dot(query.to(tl.bfloat16), keys.to(tl.bfloat16))
+                products = tl.dot(narrow(query), narrow(keys))
             products = tl.maximum(products, 0.0) * weight[:, None]
             score = tl.sum(tl.reshape(products, (TOKENS, BLOCK_H, 32)), 1)
             visible = number[None, :] < closed[:, None]

@@ -14,6 +14,7 @@ from dsv4_model.kernels.gpu.numbers import (
     e4m3_code,
     e4m3_value,
     fp8_exponent,
+    narrow,
     power_of_two,
 )
 from dsv4_model.kernels.gpu.tuning import Tuning, block_of
@@ -128,11 +129,7 @@ def _tile(
 
 @triton.jit
 def _product(x, w, total, EXACT: tl.constexpr):
-    if EXACT:
-        total = tl.dot(x, w, total, input_precision="tf32x3")
-    else:
-        total = tl.dot(x.to(tl.bfloat16), w.to(tl.bfloat16), total)
-    return total
+    return tl.dot(x, w, total, input_precision="tf32x3") if EXACT else tl.dot(narrow(x), narrow(w), total)
 
 
 @triton.jit

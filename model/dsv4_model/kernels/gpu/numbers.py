@@ -5,6 +5,8 @@ No hardware conversion is used, so that the same code serves GPUs without FP8 un
 
 from __future__ import annotations
 
+import os
+
 import triton
 import triton.language as tl
 
@@ -17,10 +19,12 @@ __all__ = [
     "fp4_exponent",
     "fp8_exponent",
     "hadamard",
+    "narrow",
     "ordered_key",
     "power_of_two",
 ]
 
+_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 # Adding 2^23 to a number in 0 .. 2^22 leaves it, rounded to nearest even, in the low bits.
 _ROUNDER = tl.constexpr(8388608.0)
 
@@ -36,6 +40,13 @@ def bf16_bits(x):
     """uint16 patterns of fp32 as bf16, to nearest even: conversions of the interpreter truncate."""
     bits = x.to(tl.int32, bitcast=True)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.uint16)
+
+
+@triton.jit
+def narrow(x):
+    """fp32 as bf16, for a product. In the interpreter, whose bf16 products are wrong, as equal fp32."""
+    equal = (bf16_bits(x).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    return equal if _INTERPRETED else x.to(tl.bfloat16)
 
 
 @triton.jit
