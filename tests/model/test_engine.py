@@ -484,7 +484,8 @@ def test_a_perfect_draft_is_always_accepted(monkeypatch: pytest.MonkeyPatch) -> 
     )
     assert list(sequence.generate(params)) == expected
     report = sequence.speculation
-    assert report is not None and report.acceptance == 1.0 and report.checked >= 55
+    assert report is not None and report.acceptance == 1.0
+    assert report.checked >= len(expected) // 2 - 2
 
 
 @pytest.fixture

@@ -87,8 +87,7 @@ def main() -> None:
         layout = CacheLayout.of(weights.config, choice, with_mtp=True)
         passes = TritonPasses(weights, layout, capture=True)
         cache = KVCache(layout, PagePool(layout.page_bytes))
-        cache.position = 4096 - 1
-        for count in (1, 1, 512):
+        for count in (4095, 1, 1, 512):
             cache.prepare(count)
             piece = Piece(cache, [7] * count, Rows.LAST, Rows.ALL)
             _, streams = passes.forward([piece])

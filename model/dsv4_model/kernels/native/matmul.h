@@ -17,7 +17,7 @@ constexpr int TILE_ROWS = 6, PANEL_VECTORS = 1;
 constexpr int TILE_ROWS = 2, PANEL_VECTORS = 1;
 #endif
 constexpr int PANEL = 16 * PANEL_VECTORS;
-constexpr int FEW = 4;       // rows of x up to which dot products are used
+constexpr int FEW = 16;      // rows of x up to which dot products are used, four at a time
 constexpr int DOT_ROWS = 16;  // rows of a weight in one job of dot products
 constexpr int DEPTH = 512;   // columns of a panel that are expanded at a time; a multiple of 128
 
@@ -164,6 +164,8 @@ static void dots(const Matrix& w, int64_t row, int rows, const float* x, int64_t
 template <int KIND>
 static void dots_of_kind(const Matrix& w, int64_t row, int rows, const float* x, int64_t ldx, int m, float* y,
                          int64_t ldy) {
+    // The rows of a job stay in the cache from one four to the next.
+    for (; m > 4; m -= 4, x += 4 * ldx, y += 4 * ldy) dots<KIND, 4>(w, row, rows, x, ldx, y, ldy);
     switch (m) {
         case 1: return dots<KIND, 1>(w, row, rows, x, ldx, y, ldy);
         case 2: return dots<KIND, 2>(w, row, rows, x, ldx, y, ldy);
