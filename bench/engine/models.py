@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dsv4_model.checkpoint import load_model
 from dsv4_model.config import ModelConfig, YarnScaling
-from dsv4_model.engine import Engine, EngineOptions
+from dsv4_model.engine import CacheFormat, Engine, EngineOptions
 from dsv4_model.gguf_export import export_gguf
 from dsv4_model.nano import WEIGHTS
 from dsv4_model.prefix_store import PrefixStore
@@ -73,7 +73,9 @@ class Subject:
 
     def engine(self, threads: int, store: PrefixStore | None = None) -> Engine:
         """This project's engine over it. It doesn't draft: one pass a token, as with the peers."""
-        options = EngineOptions(threads=threads, speculate=False, store=store)
+        # The format of released models, whatever the weights are stored in.
+        cache = CacheFormat.FP8_FP4
+        options = EngineOptions(threads=threads, speculate=False, store=store, cache_format=cache)
         if self.folder is not None:
             return Engine.load(self.folder, options=options)
         return Engine(self.model, Tokenizer.from_file(TOKENIZER), self.name, options)
