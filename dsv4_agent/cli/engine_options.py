@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from dsv4_agent.workbench.model_options import CacheFormat
 from dsv4_agent.workbench.sizes import parse_size
+from dsv4_model.accounting import CacheFormat
 
 
 def _size(text: str) -> int:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from dsv4_agent.dsml.dialect import GrammarMode
+from dsv4_model.accounting import CacheFormat
 
 NANO: Final = "nano"
 """Name of the built-in model."""
@@ -18,15 +19,6 @@ class Effort(StrEnum):
     OFF = "off"
     HIGH = "high"
     MAX = "max"
-
-
-class CacheFormat(StrEnum):
-    """`CacheFormat` of the model package, which isn't imported for a help text."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP8 = "fp8"
-    FP8_FP4 = "fp8+fp4"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,7 +98,6 @@ def _scripted(path: Path) -> Backend:
 def _in_process(options: ModelOptions) -> tuple[InProcessBackend, bool]:
     choice = resolved(options.engine)
     try:
-        from dsv4_model.cache.formats import CacheFormat
         from dsv4_model.checkpoint_reader import CheckpointError
         from dsv4_model.config import ConfigError
         from dsv4_model.engine import CacheMemoryError, Engine, EngineError, EngineOptions
@@ -115,7 +114,7 @@ def _in_process(options: ModelOptions) -> tuple[InProcessBackend, bool]:
     logging.getLogger("dsv4_model").addHandler(logging.NullHandler())
     engine_options = EngineOptions(
         threads=choice.threads,
-        cache_format=None if choice.cache_format is None else CacheFormat(choice.cache_format.value),
+        cache_format=None if choice.cache_format is None else choice.cache_format,
         store=PrefixStore(kv_folder(), choice.cache_limit) if choice.cache_limit else None,
         memory_budget=choice.memory_budget,
     )

@@ -26,9 +26,10 @@ from typing import TypeVar
 
 import platformdirs
 
-from dsv4_agent.workbench.model_options import CacheFormat, EngineChoice
+from dsv4_agent.workbench.model_options import EngineChoice
 from dsv4_agent.workbench.private_file import write_private
 from dsv4_agent.workbench.sizes import parse_size
+from dsv4_model.accounting import CacheFormat
 
 FILE = "config.toml"
 T = TypeVar("T", str, bool)

@@ -90,7 +90,7 @@ class Batch:
         """One pass over all members; what each of them got. An error of one member doesn't touch the others.
 
         Raises:
-            CacheMemoryError, CheckpointError: no pass was possible; every member is as it was before the step
+            CacheMemoryError: no pass was possible; every member is as it was before the step
             or has returned to its last boundary, and may go on.
         """
         steps: list[Step] = []
@@ -139,7 +139,6 @@ class Batch:
         return generation.stop_reason is None
 
     def _pass(self, chosen: list[tuple[Member, list[int]]]) -> None:
-        self.engine.check()
         try:
             for member, ids in chosen:
                 member.sequence.cache.prepare(len(ids))

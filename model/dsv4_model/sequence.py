@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -17,6 +16,7 @@ from dsv4_model.passes import Piece, Rows
 from dsv4_model.sampling import SamplingParams
 from dsv4_model.sequence_errors import ContextOverflowError, PrefillCancelledError, SequenceError, StopReason
 from dsv4_model.speculation import Guess, Speculation, SpeculationReport
+from dsv4_model.sync_report import SyncReport
 
 if TYPE_CHECKING:
     from dsv4_model.engine import Engine
@@ -24,27 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["PREFILL_CHUNK", "Sequence", "SyncReport"]
 
 PREFILL_CHUNK = 512
-
-
-@dataclass(frozen=True, slots=True)
-class SyncReport:
-    """What ``sync`` did.
-
-    Attributes:
-        reused: tokens whose KV was not computed: kept, or restored from elsewhere.
-        prefilled: tokens that were computed.
-        restored_from: None where the timeline simply went on; else ``"snapshot at N"`` (an earlier point of
-            this timeline), ``"fork at N"`` (another timeline of this process), ``"disk at N"`` or
-            ``"nothing"``.
-        cause: None, or what broke the prefix, e.g. ``"diverged at token 812"``.
-        restored: how many of the reused tokens this timeline did not hold itself.
-    """
-
-    reused: int
-    prefilled: int
-    restored_from: str | None = None
-    cause: str | None = None
-    restored: int = 0
 
 
 class Sequence:

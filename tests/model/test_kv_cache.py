@@ -7,7 +7,6 @@ from itertools import pairwise
 import pytest
 import torch
 
-from dsv4_model.accounting import CacheFormat as AccountedFormat
 from dsv4_model.accounting import kv_bytes
 from dsv4_model.boundaries import MAX_BOUNDARIES, Boundaries
 from dsv4_model.cache.formats import CacheFormat, KeyFormat, RowFormat, Storage
@@ -41,7 +40,7 @@ def test_the_bytes_held_are_those_of_the_arithmetic(tokens: int) -> None:
         assert sum(usage[kind] for kind in KINDS) == windows + per_token * tokens
         for choice in CacheFormat:
             usage = counted(config, choice, tokens)
-            expected = kv_bytes(config, tokens, AccountedFormat(choice.value))
+            expected = kv_bytes(config, tokens, choice)
             for kind in (*KINDS, "partial"):
                 assert usage[kind] == getattr(expected, kind)
 

@@ -8,9 +8,10 @@ import pytest
 
 from dsv4_agent.workbench.engine_settings import LIMIT_VARIABLE, resolved
 from dsv4_agent.workbench.failures import RunFailure
-from dsv4_agent.workbench.model_options import CacheFormat, EngineChoice
+from dsv4_agent.workbench.model_options import EngineChoice
 from dsv4_agent.workbench.settings import SettingsError, load_settings
 from dsv4_agent.workbench.sizes import parse_size, size
+from dsv4_model.accounting import CacheFormat
 
 WHOLE = """
 [engine]

@@ -14,8 +14,9 @@ import torch
 from dsv4_agent.backends.inprocess import InProcessBackend
 from dsv4_agent.loop.events import Subtype
 from dsv4_agent.workbench.failures import RunFailure
-from dsv4_agent.workbench.model_options import CacheFormat, Effort, EngineChoice, ModelOptions
+from dsv4_agent.workbench.model_options import Effort, EngineChoice, ModelOptions
 from dsv4_agent.workbench.models import open_model
+from dsv4_model.accounting import CacheFormat
 from dsv4_model.engine import CacheMemoryError, Engine
 from dsv4_model.kernels import native
 from dsv4_model.kernels.library import NativeUnavailableError

@@ -7,11 +7,12 @@ of one layer, channels first and keys last, so that a scan reads whole vectors o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 
 import torch
 from torch import Tensor
 
+from dsv4_model.accounting import CacheFormat
 from dsv4_model.config import ConfigError, ModelConfig
 from dsv4_model.quantization import FP4_GROUP, FP4_MAX, FP8_MAX, pow2ceil, round_to_e2m1, unpack_fp4
 
@@ -22,15 +23,6 @@ PAGE_TOKENS = 128
 KEYS_PER_PAGE = 32
 KV_GROUP = 64
 _ROW_ALIGNMENT = 8
-
-
-class CacheFormat(StrEnum):
-    """What a user chooses. ``fp8+fp4`` is the format that the released models were trained for."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP8 = "fp8"
-    FP8_FP4 = "fp8+fp4"
 
 
 class Storage(IntEnum):

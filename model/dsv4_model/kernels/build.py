@@ -84,7 +84,7 @@ def build(folder: Path) -> Path:
     if compiler is None:
         raise BuildError("There is no C++ compiler on PATH.", "Install g++ or clang++, or set CXX.")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what lies here is loaded as code
         with tempfile.TemporaryDirectory(prefix=".build-", dir=folder) as scratch:
             made = _compile(compiler, Path(scratch))
             made.replace(target)
