@@ -114,7 +114,7 @@ def _in_process(options: ModelOptions) -> tuple[InProcessBackend, bool]:
     logging.getLogger("dsv4_model").addHandler(logging.NullHandler())
     engine_options = EngineOptions(
         threads=choice.threads,
-        cache_format=None if choice.cache_format is None else choice.cache_format,
+        cache_format=choice.cache_format,
         store=PrefixStore(kv_folder(), choice.cache_limit) if choice.cache_limit else None,
         memory_budget=choice.memory_budget,
     )
