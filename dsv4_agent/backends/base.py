@@ -1,9 +1,9 @@
 """The boundary between the loop and whatever produces tokens.
 
 A backend is handed the *whole* conversation each time and answers with the events of one assistant turn:
-optional `BackendNotice`s, `PrefixSynced` and `Retrying`s, any number of `SampledText`/`SampledIds`, and
-exactly one `Finished`, last. Closing the iterator early cancels the generation. What it could not do it
-raises as `ModelError`. Parsing, tools and the transcript are the loop's business.
+optional `BackendNotice`s, `PrefixSynced` and `Retrying`s, any number of `SampledText`/`SampledIds`/
+`SampledCall`s, and exactly one `Finished`, last. Closing the iterator early cancels the generation. What it
+could not do it raises as `ModelError`. Parsing, tools and the transcript are the loop's business.
 """
 
 from __future__ import annotations
@@ -71,11 +71,12 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class GenerationUsage:
-    """Tokens of one generation, as the backend counts or estimates them."""
+    """Tokens of one generation, as the backend counts or estimates them; `cost` where prices are known."""
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
     output_tokens: int = 0
+    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,15 @@ class SampledIds:
     """Sampled ids, end-of-turn token included."""
 
     ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledCall:
+    """A tool call that a chat server has read out of the model's text: its own id, the arguments as sent."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +118,17 @@ class PrefixSynced:
 
 @dataclass(frozen=True, slots=True)
 class Retrying:
-    """The backend waits `delay_ms` and tries again."""
+    """The backend waits `delay_ms` and tries again.
+
+    With `discards` what was sampled of this turn so far counts no more: the turn begins anew. Without, what
+    follows continues it.
+    """
 
     attempt: int
     max: int
     reason: str
     delay_ms: int
+    discards: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +159,7 @@ class BackendNotice:
     text: str
 
 
-BackendEvent = SampledText | SampledIds | PrefixSynced | Retrying | BackendNotice | Finished
+BackendEvent = SampledText | SampledIds | SampledCall | PrefixSynced | Retrying | BackendNotice | Finished
 
 
 class Conversation(Protocol):

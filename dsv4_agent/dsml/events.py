@@ -52,13 +52,17 @@ class Repair:
 
 @dataclass(frozen=True, slots=True)
 class ParsedCall:
-    """A tool call; when `error` is set the call must not run and the model must be told the text."""
+    """A tool call; when `error` is set the call must not run and the model must be told the text.
+
+    `id` is a chat server's name for it, which its result has to carry; the wire format has none.
+    """
 
     name: str
     arguments: dict[str, object]
     raw: str
     from_reasoning: bool = False
     error: str | None = None
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The server: OpenAI's protocol and others over the engine in this process."""
