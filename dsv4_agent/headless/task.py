@@ -22,7 +22,8 @@ from dsv4_agent.session.session import Session
 from dsv4_agent.workbench.crash_report import CrashLog
 from dsv4_agent.workbench.exit_codes import OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
-from dsv4_agent.workbench.git_state import Repository, top_level
+from dsv4_agent.workbench.git_command import top_level
+from dsv4_agent.workbench.git_state import Repository
 from dsv4_agent.workbench.models import OpenedModel, open_model
 
 

@@ -22,27 +22,13 @@ from typing import Final
 from dsv4_agent.loop.facts import GitInfo, GitOutcome
 from dsv4_agent.workbench.exit_codes import OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
+from dsv4_agent.workbench.git_command import comparison_settings, line_of, run_git, top_level
 
-_SAFE: Final = (
-    "--no-pager",
-    *("-c", "core.fsmonitor=false"),
-    *("-c", "core.hooksPath=/dev/null"),
-    *("-c", "safe.bareRepository=explicit"),
-    *("-c", "core.quotePath=false"),
-    *("-c", "diff.noprefix=false"),
-    *("-c", "diff.mnemonicPrefix=false"),
-    *("-c", "core.untrackedCache=false"),
-    *("-c", "advice.addEmbeddedRepo=false"),
-)
-_COMPARISON_KEYS: Final = (
-    r"^core\.(filemode|autocrlf|eol|ignorecase|symlinks|precomposeunicode|excludesfile)$"
-)
 _PREFIX: Final = "dsv4-snapshot-"  # then our process id
 _PATTERN_SIGNS: Final = re.compile(rb"[\\*?\[\]!# ]")
 _LARGE_FILE: Final = 16 << 20  # bytes
 _PLAIN_FILES: Final = 5_000
 _PLAIN_BYTES: Final = 64 << 20
-_TIMEOUT: Final = 120.0  # seconds; a first snapshot of a huge tree without an index reads every file
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,43 +52,6 @@ class Restored:
     kept: tuple[str, ...]
 
 
-def _environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    fixed = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_PAGER": "cat", "GIT_EDITOR": "true"}
-    return kept | fixed | {"LC_ALL": "C"} | (extra or {})
-
-
-def _git(
-    cwd: Path, *arguments: str, environment: dict[str, str] | None = None, given: bytes | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    try:
-        return subprocess.run(
-            ["git", *_SAFE, *arguments],
-            cwd=cwd,
-            env=_environment(environment),
-            input=given or b"",
-            capture_output=True,
-            timeout=_TIMEOUT,
-            check=False,
-            start_new_session=True,  # a Ctrl-C for the run must not tear a snapshot
-        )
-    except FileNotFoundError as error:
-        raise RunFailure(OwnSubtype.TOOLS, "git is not installed", "Install git.") from error
-    except subprocess.TimeoutExpired as error:
-        raise RunFailure(OwnSubtype.TOOLS, f"git {arguments[0]} took over {_TIMEOUT:.0f} s") from error
-
-
-def _line(cwd: Path, *arguments: str) -> str | None:
-    done = _git(cwd, *arguments)
-    return done.stdout.decode("utf-8", "surrogateescape").rstrip("\n") if done.returncode == 0 else None
-
-
-def top_level(directory: Path) -> Path | None:
-    """The work tree that holds `directory`; None outside a repository, in a bare one, and inside `.git`."""
-    found = _line(directory, "rev-parse", "--show-toplevel")
-    return Path(found) if found else None
-
-
 class Repository:
     """The workspace's state at the start of a run; also works on a plain directory (no head, no branch)."""
 
@@ -115,8 +64,10 @@ class Repository:
         _remove_abandoned()
         self._shadow = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         try:
-            self.head = _line(self.root, "rev-parse", "--verify", "-q", "HEAD") if self.is_git else None
-            self._branch = _line(self.root, "symbolic-ref", "-q", "--short", "HEAD") if self.is_git else None
+            self.head = line_of(self.root, "rev-parse", "--verify", "-q", "HEAD") if self.is_git else None
+            self._branch = (
+                line_of(self.root, "symbolic-ref", "-q", "--short", "HEAD") if self.is_git else None
+            )
             self._base, self.dirty = "", False
             if self.recorded:
                 self._prepare()
@@ -157,11 +108,11 @@ class Repository:
         """The `git` object of the result: base, head, the commits between, and the diffstat."""
         if not self.is_git:
             return None
-        head = _line(self.root, "rev-parse", "--verify", "-q", "HEAD")
+        head = line_of(self.root, "rev-parse", "--verify", "-q", "HEAD")
         commits: tuple[str, ...] = ()
         if head and head != self.head:
             span = f"{self.head}..{head}" if self.head else head
-            commits = tuple((_line(self.root, "rev-list", "--reverse", span) or "").split())
+            commits = tuple((line_of(self.root, "rev-list", "--reverse", span) or "").split())
         return GitOutcome(self.head, head, commits, changes.diffstat())
 
     def restore(self, before: str, after: str) -> Restored:
@@ -195,22 +146,15 @@ class Repository:
         shutil.rmtree(self._shadow, ignore_errors=True)
 
     def _prepare(self) -> None:
-        form = (_line(self.root, "rev-parse", "--show-object-format") or "sha1") if self.is_git else "sha1"
+        form = (line_of(self.root, "rev-parse", "--show-object-format") or "sha1") if self.is_git else "sha1"
         init = ("init", "-q", "--bare", "--template=", f"--object-format={form}", str(self._shadow))
-        self._check(_git(self._shadow, *init), "init")
+        self._check(run_git(self._shadow, *init), "init")
         config = self._shadow / "config"
         text = config.read_text(encoding="utf-8").replace("bare = true", "bare = false")
-        config.write_text(text + self._harmless_settings(), encoding="utf-8")
+        settings = comparison_settings(self.root) if self.is_git else ""
+        config.write_text(text + settings, encoding="utf-8")
         if self.is_git:
             self._adopt("objects", "index", "info/exclude")
-
-    def _harmless_settings(self) -> str:
-        """How this repository compares files; none of these keys can run a program."""
-        found = _line(self.root, "config", "--get-regexp", _COMPARISON_KEYS) if self.is_git else None
-        lines = (line.partition(" ") for line in (found or "").splitlines())
-        return "".join(
-            f'\t{key.removeprefix("core.")} = "{value}"\n' for key, _, value in lines if '"' not in value
-        )
 
     def _adopt(self, objects: str, index: str, exclude: str) -> None:
         """Let the shadow see the repository's objects, start from its index, and share its ignore list."""
@@ -224,7 +168,7 @@ class Repository:
             shutil.copyfile(real_exclude, self._shadow / "info" / "exclude")
 
     def _path_of(self, name: str) -> Path:
-        return self.root / (_line(self.root, "rev-parse", "--git-path", name) or f".git/{name}")
+        return self.root / (line_of(self.root, "rev-parse", "--git-path", name) or f".git/{name}")
 
     def _staged(self) -> str:
         """The tree of the index as it is; empty where it has none (conflicts)."""
@@ -236,7 +180,7 @@ class Repository:
             return False
         if self.head is None:
             return bool(self._in_shadow("ls-tree", self._base))
-        return {staged, self._base} != {_line(self.root, "rev-parse", "HEAD^{tree}")}
+        return {staged, self._base} != {line_of(self.root, "rev-parse", "HEAD^{tree}")}
 
     def snapshot(self) -> str:
         """The work tree now, as a tree id. Unreadable files are left out, on both sides alike.
@@ -268,7 +212,7 @@ class Repository:
         place = {"GIT_DIR": str(self._shadow), "GIT_WORK_TREE": str(self.root)}
         if literal:
             place["GIT_LITERAL_PATHSPECS"] = "1"
-        return _git(self.root, *arguments, environment=place, given=given)
+        return run_git(self.root, *arguments, environment=place, given=given)
 
     @staticmethod
     def _check(done: subprocess.CompletedProcess[bytes], name: str) -> bytes:

@@ -1,0 +1,75 @@
+"""Git as a plain command, with everything switched off that a repository could name to be run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from dsv4_agent.workbench.exit_codes import OwnSubtype
+from dsv4_agent.workbench.failures import RunFailure
+
+_SAFE: Final = (
+    "--no-pager",
+    *("-c", "core.fsmonitor=false"),
+    *("-c", "core.hooksPath=/dev/null"),
+    *("-c", "safe.bareRepository=explicit"),
+    *("-c", "core.quotePath=false"),
+    *("-c", "diff.noprefix=false"),
+    *("-c", "diff.mnemonicPrefix=false"),
+    *("-c", "core.untrackedCache=false"),
+    *("-c", "advice.addEmbeddedRepo=false"),
+)
+_COMPARISON_KEYS: Final = (
+    r"^core\.(filemode|autocrlf|eol|ignorecase|symlinks|precomposeunicode|excludesfile)$"
+)
+_TIMEOUT: Final = 120.0  # seconds; a first snapshot of a huge tree without an index reads every file
+
+
+def _environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    fixed = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_PAGER": "cat", "GIT_EDITOR": "true"}
+    return kept | fixed | {"LC_ALL": "C"} | (extra or {})
+
+
+def run_git(
+    cwd: Path, *arguments: str, environment: dict[str, str] | None = None, given: bytes | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `git ARGUMENTS` in a folder. Raises `RunFailure` (54) where there is no git or no end of it."""
+    try:
+        return subprocess.run(
+            ["git", *_SAFE, *arguments],
+            cwd=cwd,
+            env=_environment(environment),
+            input=given or b"",
+            capture_output=True,
+            timeout=_TIMEOUT,
+            check=False,
+            start_new_session=True,  # a Ctrl-C for the run must not tear a snapshot
+        )
+    except FileNotFoundError as error:
+        raise RunFailure(OwnSubtype.TOOLS, "git is not installed", "Install git.") from error
+    except subprocess.TimeoutExpired as error:
+        raise RunFailure(OwnSubtype.TOOLS, f"git {arguments[0]} took over {_TIMEOUT:.0f} s") from error
+
+
+def line_of(cwd: Path, *arguments: str) -> str | None:
+    """What git prints, without the last line end; None where it fails."""
+    done = run_git(cwd, *arguments)
+    return done.stdout.decode("utf-8", "surrogateescape").rstrip("\n") if done.returncode == 0 else None
+
+
+def top_level(directory: Path) -> Path | None:
+    """The work tree that holds `directory`; None outside a repository, in a bare one, and inside `.git`."""
+    found = line_of(directory, "rev-parse", "--show-toplevel")
+    return Path(found) if found else None
+
+
+def comparison_settings(root: Path) -> str:
+    """How a repository compares files, as lines of a `[core]` section; none of these keys runs a program."""
+    found = line_of(root, "config", "--get-regexp", _COMPARISON_KEYS)
+    lines = (line.partition(" ") for line in (found or "").splitlines())
+    return "".join(
+        f'\t{key.removeprefix("core.")} = "{value}"\n' for key, _, value in lines if '"' not in value
+    )
