@@ -1,0 +1,1 @@
+"""Scripted refactors: one instruction for many items, each verified by a command."""

@@ -1,0 +1,215 @@
+"""The batch's own git repository: worktrees for the items, and not one byte in the user's.
+
+It borrows the user's objects and has its own configuration, so that neither hooks nor filters of the
+repository run; nothing is written to the user's repository until `hand_over`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Self
+
+from dsv4_agent.batch.plan import PlanError
+from dsv4_agent.workbench.exit_codes import OwnSubtype
+from dsv4_agent.workbench.failures import RunFailure
+from dsv4_agent.workbench.git_command import comparison_settings, line_of, run_git, top_level
+
+_IDENTITY = ("dsv4", "dsv4@localhost")
+_SUBMODULE = b"160000"
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a batch starts from: the user's repository and one of its commits."""
+
+    repository: Path
+    commit: str
+    branch: str | None
+
+    @classmethod
+    def of(cls, directory: Path, revision: str = "HEAD") -> Self:
+        """Look a commit up. Raises `PlanError` where there is no repository or no such commit."""
+        top = top_level(directory)
+        if top is None:
+            raise PlanError(f"{directory} is not a git repository; run git init there, or choose with -C")
+        commit = line_of(top, "rev-parse", "--verify", "-q", "--end-of-options", f"{revision}^{{commit}}")
+        if commit is None:
+            if line_of(top, "rev-parse", "--verify", "-q", "HEAD") is None:
+                raise PlanError(f"{top} has no commits; commit something, for a batch starts from a commit")
+            raise PlanError(f"base {revision!r} is no commit of {top}; see git log")
+        return cls(top, commit, line_of(top, "symbolic-ref", "-q", "--short", "HEAD"))
+
+    def files(self) -> tuple[str, ...]:
+        """The files of the commit, without submodules."""
+        return tuple(path for mode, path in self._entries() if mode != _SUBMODULE)
+
+    def submodules(self) -> tuple[str, ...]:
+        """The commit's submodules, whose folders stay empty in the worktrees."""
+        return tuple(path for mode, path in self._entries() if mode == _SUBMODULE)
+
+    def uses_lfs(self) -> bool:
+        """Whether some file of the commit is kept in Git LFS: worktrees hold its pointer."""
+        found = run_git(self.repository, "grep", "-qE", "filter=lfs", self.commit, "--", "*.gitattributes")
+        return found.returncode == 0
+
+    def is_dirty(self) -> bool:
+        """Whether the work tree has changes that are not in the commit."""
+        return bool(line_of(self.repository, "status", "--porcelain", "--ignore-submodules=dirty"))
+
+    def has_branch(self, name: str) -> bool:
+        """Whether the user's repository has a branch of this name, or one that stands in its way."""
+        if line_of(self.repository, "rev-parse", "--verify", "-q", f"refs/heads/{name}") is not None:
+            return True
+        below = line_of(self.repository, "for-each-ref", "--count=1", f"refs/heads/{name}/")
+        parts = name.split("/")
+        above = ("/".join(parts[:count]) for count in range(1, len(parts)))
+        return bool(below) or any(
+            line_of(self.repository, "rev-parse", "--verify", "-q", f"refs/heads/{part}") for part in above
+        )
+
+    def _entries(self) -> Iterator[tuple[bytes, str]]:
+        rows = _checked(
+            run_git(self.repository, "ls-tree", "-r", "-z", "--full-tree", self.commit), "ls-tree"
+        )
+        for row in rows.split(b"\0"):
+            if row:
+                what, path = row.split(b"\t", 1)
+                yield what.split(b" ", 1)[0], os.fsdecode(path)
+
+
+class Checkouts:
+    """A bare repository in the batch's folder, and worktrees of it."""
+
+    def __init__(self, base: Base, folder: Path) -> None:
+        self.base = base
+        self.folder = folder
+        self._git = folder / "repository.git"
+        self._trees = folder / "worktrees"
+
+    def prepare(self) -> None:
+        """Make the repository, if it isn't there. Raises `RunFailure` (54)."""
+        if (self._git / "ready").exists():
+            return
+        shutil.rmtree(self._git, ignore_errors=True)
+        self._trees.mkdir(parents=True, exist_ok=True)
+        user = self.base.repository
+        form = line_of(user, "rev-parse", "--show-object-format") or "sha1"
+        made = ("init", "-q", "--bare", "--template=", f"--object-format={form}", str(self._git))
+        _checked(run_git(self.folder, *made), "init")
+        objects = user / (line_of(user, "rev-parse", "--git-path", "objects") or ".git/objects")
+        (self._git / "objects" / "info").mkdir(parents=True, exist_ok=True)
+        (self._git / "objects" / "info" / "alternates").write_text(f"{objects.resolve()}\n", encoding="utf-8")
+        settings = comparison_settings(user)
+        name, email = (
+            line_of(user, "config", f"user.{key}") or fallback
+            for key, fallback in zip(("name", "email"), _IDENTITY, strict=True)
+        )
+        for key, value in (("user.name", name), ("user.email", email), ("gc.auto", "0")):
+            _checked(run_git(self._git, "--git-dir", str(self._git), "config", key, value), "config")
+        if settings:
+            with (self._git / "config").open("a", encoding="utf-8") as file:
+                file.write(f"[core]\n{settings}")
+        self._run("update-ref", "refs/heads/base", self.base.commit)
+        (self._git / "ready").touch()
+
+    def worktree(self, name: str, commit: str | None = None) -> Path:
+        """A fresh worktree `name` of a commit (default: the base) on a branch of its own.
+
+        One that is there is replaced. Raises `RunFailure` (54) where git can't make it, for instance on a full
+        disk; nothing is left of it then.
+        """
+        path = self.path(name)
+        self.remove(name)
+        start = commit or self.base.commit
+        try:
+            self._run("worktree", "add", "-q", "-f", "-B", f"work/{name}", str(path), start)
+        except RunFailure:
+            self.remove(name)
+            raise
+        return path
+
+    def path(self, name: str) -> Path:
+        """Where worktree `name` is or would be."""
+        return self._trees / name
+
+    def remove(self, name: str) -> None:
+        """Remove a worktree, if it is there."""
+        path = self.path(name)
+        if path.exists():
+            _make_removable(path)
+            shutil.rmtree(path, ignore_errors=True)
+        run_git(self.folder, "--git-dir", str(self._git), "worktree", "prune")
+
+    def git_folder(self, name: str) -> Path:
+        """The git folder of worktree `name`."""
+        return self._git / "worktrees" / name
+
+    def commit_tree(self, name: str, tree: str, message: str) -> str:
+        """Commit a tree on top of worktree `name`'s commit and return the commit's id.
+
+        Raises `RunFailure` (54).
+        """
+        folder = self.git_folder(name)
+        place = ("--git-dir", str(folder))
+        head = _text(_checked(run_git(self.folder, *place, "rev-parse", "HEAD"), "rev-parse"))
+        made = run_git(
+            self.folder, *place, "commit-tree", tree, "-p", head, "-F", "-", given=message.encode()
+        )
+        commit = _text(_checked(made, "commit-tree"))
+        _checked(run_git(self.folder, *place, "update-ref", "HEAD", commit), "update-ref")
+        return commit
+
+    def hand_over(self, commit: str, branch: str) -> None:
+        """Put a commit into the user's repository as a new branch.
+
+        Raises `RunFailure` (54) where that fails; the user's repository is then as it was.
+        """
+        self._run("update-ref", "refs/handed/over", commit)
+        user = self.base.repository
+        pull = ("-c", "protocol.file.allow=always", "fetch", "-q", "--no-tags", "--no-write-fetch-head")
+        spec = f"refs/handed/over:refs/heads/{branch}"
+        _checked(run_git(user, *pull, "--no-auto-maintenance", str(self._git), spec), "fetch")
+
+    def close(self) -> None:
+        """Remove the repository and every worktree of it."""
+        for path in self._trees.iterdir() if self._trees.is_dir() else ():
+            _make_removable(path)
+            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(self._git, ignore_errors=True)
+
+    def _run(self, *arguments: str) -> bytes:
+        return _checked(run_git(self.folder, "--git-dir", str(self._git), *arguments), arguments[0])
+
+
+def branch_is_valid(name: str) -> bool:
+    """Whether git takes `name` for a branch."""
+    return run_git(Path.cwd(), "check-ref-format", "--branch", name).returncode == 0
+
+
+def _make_removable(path: Path) -> None:
+    """Folders that a command made unwritable would stay behind."""
+    for folder, names, _ in os.walk(path):
+        for name in names:
+            inner = Path(folder) / name
+            if not inner.is_symlink() and not os.access(inner, os.W_OK | os.X_OK):
+                inner.chmod(0o700)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("ascii").strip()
+
+
+def _checked(done: CompletedProcess[bytes], name: str) -> bytes:
+    if done.returncode == 0:
+        return done.stdout
+    words = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    raise RunFailure(
+        OwnSubtype.TOOLS,
+        f"git {name} failed: {words[-1] if words else f'exit {done.returncode}'}",
+        "Free space and check the rights of the batch's folder.",
+    )
