@@ -120,8 +120,8 @@ class Checkouts:
     def worktree(self, name: str, commit: str | None = None) -> Path:
         """A fresh worktree `name` of a commit (default: the base) on a branch of its own.
 
-        One that is there is replaced. Raises `RunFailure` (54) where git can't make it, for instance on a full
-        disk; nothing is left of it then.
+        One that is there is replaced. Raises `RunFailure` (54) where git can't make it, on a full disk for
+        instance; nothing is left of it then.
         """
         path = self.path(name)
         self.remove(name)

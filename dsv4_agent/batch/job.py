@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -48,27 +47,29 @@ class Job(BaseModel):
     disallowed_tools: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, plan: Plan, item: Item, model: ModelChoice, **places: Path) -> Job:
+    def of(
+        cls, plan: Plan, item: Item, model: ModelChoice, *, folder: Path, worktree: Path, git: Path
+    ) -> Job:
         """The job of an item. Raises `TemplateError` for a placeholder without a value."""
         values = item.values
         assert plan.prompt is not None, "a loaded plan has its prompt"
         return cls(
             id=item.id,
+            folder=folder,
+            worktree=worktree,
+            git=git,
             prompt=Template.parse(plan.prompt).text(values),
             setup=tuple(Template.parse(text).command(values) for text in plan.setup),
             verify=tuple(Template.parse(text).command(values) for text in plan.verify),
             allow=tuple(Template.parse(text).text(values) for text in plan.allow),
+            retries=plan.retries,
+            setup_timeout=plan.setup_timeout,
+            verify_timeout=plan.verify_timeout,
+            budget=plan.budget,
             model=model,
-            **_shared(plan),
-            **places,
+            seed=plan.seed,
+            permission_mode=plan.permission_mode,
+            sandbox=plan.sandbox,
+            allowed_tools=plan.allowed_tools,
+            disallowed_tools=plan.disallowed_tools,
         )
-
-
-_SHARED = (
-    *("retries", "setup_timeout", "verify_timeout", "budget", "seed"),
-    *("permission_mode", "sandbox", "allowed_tools", "disallowed_tools"),
-)
-
-
-def _shared(plan: Plan) -> dict[str, Any]:
-    return {name: getattr(plan, name) for name in _SHARED}

@@ -1,6 +1,6 @@
-"""Texts with placeholders: `{name}` stands for a value of the item, `{{` and `}}` for braces.
+"""Texts with placeholders: `{name}` stands for a value of the item, `{{name}}` for `{name}` itself.
 
-A brace that opens no name is itself, so that code and JSON can stand in a prompt as they are. In commands
+Any other brace is what it is, so that code and JSON can stand in a prompt as they are. In commands
 every value is quoted for the shell: an item can't smuggle in a command.
 """
 
@@ -16,7 +16,7 @@ Value = str | tuple[str, ...]
 """A placeholder's value; a list is joined by blanks, in commands each member quoted."""
 Values = Mapping[str, Value]
 
-_PIECE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PIECE = re.compile(r"\{(\{[A-Za-z_][A-Za-z0-9_]*\})\}|\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class TemplateError(Exception):
@@ -39,10 +39,10 @@ class Template:
         for found in _PIECE.finditer(text):
             pieces[-1] += text[end : found.start()]
             end = found.end()
-            if found[1] is None:
-                pieces[-1] += found[0][0]
+            if found[1] is not None:
+                pieces[-1] += found[1]
             else:
-                pieces += [found[1], ""]
+                pieces += [found[2], ""]
         pieces[-1] += text[end:]
         return cls(tuple(pieces))
 
@@ -71,6 +71,6 @@ class Template:
             else:
                 known = ", ".join(f"{{{name}}}" for name in values)
                 raise TemplateError(
-                    f"there is no {{{piece}}} in this item; it has {known}; write {{{{ for a brace"
+                    f"the item has no {{{piece}}}, only {known}; write {{{{{piece}}}}} for the text itself"
                 )
         return "".join(parts)
