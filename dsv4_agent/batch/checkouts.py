@@ -149,20 +149,12 @@ class Checkouts:
         """The git folder of worktree `name`."""
         return self._git / "worktrees" / name
 
-    def commit_tree(self, name: str, tree: str, message: str) -> str:
-        """Commit a tree on top of worktree `name`'s commit and return the commit's id.
-
-        Raises `RunFailure` (54).
-        """
-        folder = self.git_folder(name)
-        place = ("--git-dir", str(folder))
-        head = _text(_checked(run_git(self.folder, *place, "rev-parse", "HEAD"), "rev-parse"))
-        made = run_git(
-            self.folder, *place, "commit-tree", tree, "-p", head, "-F", "-", given=message.encode()
-        )
-        commit = _text(_checked(made, "commit-tree"))
-        _checked(run_git(self.folder, *place, "update-ref", "HEAD", commit), "update-ref")
-        return commit
+    def commit_of(self, tree: str, parent: str, message: str) -> str:
+        """A commit of a tree on a parent; its id. Raises `RunFailure` (54)."""
+        place = ("--git-dir", str(self._git))
+        made = ("commit-tree", tree, "-p", parent, "-F", "-")
+        done = run_git(self.folder, *place, *made, given=message.encode("utf-8", "replace"))
+        return _text(_checked(done, "commit-tree"))
 
     def hand_over(self, commit: str, branch: str) -> None:
         """Put a commit into the user's repository as a new branch.

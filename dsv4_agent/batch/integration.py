@@ -30,9 +30,10 @@ class Integrated:
 
 
 class Integration:
-    """Takes patches one after the other into its own worktree. Start it at the last recorded commit."""
+    """Takes patches one after the other into its own worktree, which is at `head` when it begins."""
 
-    def __init__(self, checkouts: Checkouts, commands: Commands, trees: Trees) -> None:
+    def __init__(self, checkouts: Checkouts, commands: Commands, trees: Trees, head: str) -> None:
+        self.head = head
         self._checkouts = checkouts
         self._commands = commands
         self._trees = trees
@@ -59,7 +60,8 @@ class Integration:
         self._trees.restore(after)  # a check may have changed files
         if after == before:
             return Integrated(item.id, None, State.NO_CHANGE, "earlier items did the same")
-        return Integrated(item.id, self._checkouts.commit_tree(WORKTREE, after, message), State.DONE)
+        self.head = self._checkouts.commit_of(after, self.head, message)
+        return Integrated(item.id, self.head, State.DONE)
 
 
 def read_patch(folder: Path, item: ItemResult) -> bytes:

@@ -74,7 +74,7 @@ def test_handing_over_makes_a_branch(repository: Path, checkouts: Checkouts) -> 
     path = checkouts.worktree("00000")
     trees = Trees(path, checkouts.git_folder("00000"), checkouts.folder / "index")
     (path / "new.py").write_text("x = 1\n")
-    commit = checkouts.commit_tree("00000", trees.take(), "Add\n\nItem: x\n")
+    commit = checkouts.commit_of(trees.take(), checkouts.base.commit, "Add\n\nItem: x\n")
     status = git(repository, "status", "--porcelain")
     checkouts.hand_over(commit, "dsv4/batch")
     checkouts.close()

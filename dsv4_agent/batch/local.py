@@ -1,0 +1,105 @@
+"""Items done by processes on this machine, one each: what happens to one never happens to another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+
+from dsv4_agent.batch.executor import Assignment, ItemProgress
+from dsv4_agent.batch.states import ItemResult, State
+
+_LINE_LIMIT = 64 << 20
+_CRASHES = 3
+"""After so many deaths of its worker an item is given up."""
+
+
+class LocalExecutor:
+    """Workers are children of this process and die with it. `environment` is added to theirs."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = dict(environment or {})
+        self._running: set[Process] = set()
+
+    async def run(self, assignment: Assignment) -> AsyncIterator[ItemProgress | ItemResult]:
+        """Do an item; a worker that dies is followed by another, which goes on where it was."""
+        item, job = assignment.item, assignment.job
+        said = ""
+        for crash in range(_CRASHES):
+            fresh = crash == 0 and not assignment.resumes
+            if fresh or not job.worktree.is_dir():
+                await asyncio.to_thread(assignment.checkouts.worktree, assignment.name, assignment.commit)
+            process = await self._start()
+            try:
+                async for report in self._reports(process, assignment):
+                    yield report
+                    if isinstance(report, ItemResult):
+                        return
+                said = await _last_words(process)
+            finally:
+                await self._end(process)
+            yield ItemProgress(item.id, f"its worker died ({said}); another goes on")
+        reason = f"its worker died {_CRASHES} times: {said}"
+        yield ItemResult(item.id, State.ERROR, reason)
+
+    async def close(self) -> None:
+        for process in list(self._running):
+            await self._end(process)
+
+    async def _start(self) -> Process:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "dsv4_agent.batch.worker",
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            env={**os.environ, **self._environment},
+            limit=_LINE_LIMIT,
+            start_new_session=True,
+        )
+        self._running.add(process)
+        return process
+
+    async def _reports(
+        self, process: Process, assignment: Assignment
+    ) -> AsyncIterator[ItemProgress | ItemResult]:
+        assert process.stdin is not None and process.stdout is not None
+        with suppress(BrokenPipeError, ConnectionResetError):
+            process.stdin.write(assignment.job.model_dump_json().encode() + b"\n")
+            await process.stdin.drain()
+            process.stdin.close()
+        async for line in process.stdout:
+            with suppress(ValueError, KeyError, TypeError):  # a torn last line of a dying worker
+                data = json.loads(line)
+                if "result" in data:
+                    yield ItemResult.from_json(data["result"])
+                    return
+                yield ItemProgress(assignment.item.id, str(data["progress"]))
+
+    async def _end(self, process: Process) -> None:
+        """Its journals are written ahead, so nothing is lost by the hard way."""
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+        await process.wait()
+        self._running.discard(process)
+
+
+async def _last_words(process: Process) -> str:
+    """Why a worker ended without a result."""
+    assert process.stderr is not None
+    with suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), 10)
+    try:
+        text = (await asyncio.wait_for(process.stderr.read(), 2)).decode("utf-8", "replace")
+    except TimeoutError:
+        text = ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    code = process.returncode
+    ended = f"signal {-code}" if code is not None and code < 0 else f"exit {code}"
+    return f"{ended}: {lines[-1][:200]}" if lines else ended
