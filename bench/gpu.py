@@ -26,9 +26,9 @@ from dsv4_model.cache.layout import CacheLayout
 from dsv4_model.cache.pages import PagePool
 from dsv4_model.checkpoint import load_model, save_checkpoint
 from dsv4_model.config import ModelConfig
-from dsv4_model.kernels.gpu.placement import placed
 from dsv4_model.matrix import Matrix
 from dsv4_model.passes import Piece
+from dsv4_model.placement import placed
 from dsv4_model.transformer import DeepseekV4
 from dsv4_model.weights import ModelWeights, matrices_of
 

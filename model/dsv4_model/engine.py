@@ -9,6 +9,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,11 +17,15 @@ from torch import Tensor
 from dsv4_model.cache.formats import CacheFormat
 from dsv4_model.cache.kv_cache import Boundary, KVCache
 from dsv4_model.cache.layout import CacheLayout
-from dsv4_model.cache.pages import CacheMemoryError, PagePool
+from dsv4_model.cache.pages import CacheMemoryError
+from dsv4_model.cache.space import CacheSpace
 from dsv4_model.checkpoint_reader import Checkpoint, open_checkpoint
 from dsv4_model.config import ModelConfig
+from dsv4_model.devices import DeviceError, cuda_devices, named_devices, rooms
 from dsv4_model.generation import Constraint
-from dsv4_model.passes import Passes, Piece
+from dsv4_model.layer_split import LayerSplitError
+from dsv4_model.passes import Passes, Piece, Stage
+from dsv4_model.placement import place, plan_stages, resident_bytes
 from dsv4_model.prefix_store import PrefixStore, StoreKey
 from dsv4_model.sequence import Sequence, SyncReport
 from dsv4_model.sequence_errors import (
@@ -32,6 +37,10 @@ from dsv4_model.sequence_errors import (
 from dsv4_model.tokenizer import Tokenizer, TokenizerError
 from dsv4_model.transformer import DeepseekV4
 from dsv4_model.weights import LazyExperts, ModelWeights
+
+if TYPE_CHECKING:
+    from dsv4_model.kernels.gpu.passes import TritonPasses
+    from dsv4_model.torch_passes import TorchPasses
 
 __all__ = [
     "NANO",
@@ -83,6 +92,8 @@ class EngineOptions:
         count_experts: count which experts tokens take, in `Engine.expert_counts`.
         device: where weights and cache go, e.g. ``"cuda"``; None leaves the weights where they are. Passes
             on a GPU are Triton kernels where Triton is installed (`dsv4_model.kernels.gpu`), else PyTorch.
+            A list such as ``"cuda:0,cuda:1"`` splits the layers over several devices by their bytes;
+            ``"cuda"`` does so over all GPUs where the first is too small.
     """
 
     threads: int | None = None
@@ -111,23 +122,27 @@ class Engine:
         checkpoint: Checkpoint | None = None,
     ) -> None:
         weights = model if isinstance(model, ModelWeights) else ModelWeights.of_module(model)
-        if options.device is not None:
-            weights = _placed(weights, options.device)
         vocabulary = weights.config.vocab_size
         if tokenizer.size > vocabulary:
             raise EngineError(
                 f"The tokenizer {tokenizer.name} has {tokenizer.size} ids but the model has {vocabulary}.",
                 "Use the tokenizer.json that belongs to these weights.",
             )
+        choice = options.cache_format or _natural_format(weights.config)
+        self.layout = CacheLayout.of(weights.config, choice, with_mtp=weights.mtp is not None)
+        self.stages: tuple[Stage, ...]
+        if options.device is None:
+            self.stages = (Stage(weights.embed.data.device, range(len(weights.all_layers))),)
+        else:
+            weights, self.stages = _placed(weights, self.layout, options.device)
         self.weights = weights
         self.tokenizer = tokenizer
         self.name = name
         self.options = options
-        choice = options.cache_format or _natural_format(weights.config)
-        self.layout = CacheLayout.of(weights.config, choice, with_mtp=weights.mtp is not None)
         self.notice: str | None = None
         self.passes = self._open_passes()
-        self.pool = PagePool(self.layout.page_bytes, weights.embed.data.device)
+        stages = self.stages
+        self.space = CacheSpace.of(self.layout, [s.device for s in stages], [s.layers for s in stages])
         self.speculates = options.speculate and weights.mtp is not None
         self.resident: weakref.WeakSet[Sequence] = weakref.WeakSet()
         self.expert_counts: Tensor | None = None
@@ -205,7 +220,7 @@ class Engine:
 
     def new_cache(self) -> KVCache:
         """An empty cache in this engine's format. Raises `CacheMemoryError`."""
-        return KVCache(self.layout, self.pool)
+        return self.space.new_cache()
 
     def forward(self, pieces: Items[Piece]) -> tuple[Tensor, Tensor]:
         """One pass over the new tokens of several timelines; see `Passes.forward`."""
@@ -244,7 +259,7 @@ class Engine:
         store = self.options.store
         if store is None or len(tokens) < held + _STORED_MARGIN:
             return None
-        return store.load(self.store_key, tokens, self.layout, self.pool, longer_than=held + _STORED_MARGIN)
+        return store.load(self.store_key, tokens, self.space, longer_than=held + _STORED_MARGIN)
 
     def keep(self, sequence: Sequence, *, cancelled: Callable[[], bool] | None = None) -> int:
         """Write the latest boundary of ``sequence`` to the store; the tokens it covers (0: nothing to keep).
@@ -260,16 +275,18 @@ class Engine:
             return 0
         boundary = kept[-1]
         tokens = sequence.tokens[: boundary.position]
-        saved = store.save(self.store_key, tokens, boundary, self.layout, cancelled=cancelled)
+        saved = store.save(self.store_key, tokens, boundary, self.space, cancelled=cancelled)
         return 0 if saved is None else boundary.position
 
     def _open_passes(self) -> Passes:
         from dsv4_model.kernels.library import NativeUnavailableError, physical_cores
-        from dsv4_model.torch_passes import TorchPasses
 
-        options = self.options
-        on_cpu = self.weights.embed.data.device.type == "cpu"
-        if options.native is not False and on_cpu:
+        options, stages = self.options, self.stages
+        if len(stages) > 1:
+            from dsv4_model.split_passes import SplitPasses
+
+            return SplitPasses(self.config, tuple(self._open_stage(stage) for stage in stages))
+        if options.native is not False and stages[0].device.type == "cpu":
             from dsv4_model.kernels.native import NativePasses
 
             threads = options.threads or physical_cores()
@@ -280,22 +297,39 @@ class Engine:
                     raise
                 self.notice = f"Running on PyTorch, many times slower than the native back end: {error}"
                 _log.warning("%s", self.notice)
-        if self.weights.embed.data.device.type == "cuda" and find_spec("triton") is not None:
+        return self._open_stage(stages[0])
+
+    def _open_stage(self, stage: Stage) -> TorchPasses | TritonPasses:
+        layout = self.layout if len(self.stages) == 1 else self.layout.part(stage.layers)
+        if stage.device.type == "cuda" and find_spec("triton") is not None:
             from dsv4_model.kernels.gpu.passes import TritonPasses
 
-            return TritonPasses(self.weights, self.layout)
-        return TorchPasses(self.weights, self.layout)
+            return TritonPasses(self.weights, layout, stage)
+        from dsv4_model.torch_passes import TorchPasses
+
+        return TorchPasses(self.weights, layout, stage)
 
 
-def _placed(weights: ModelWeights, device: str) -> ModelWeights:
-    from dsv4_model.kernels.gpu.placement import placed
-
+def _placed(weights: ModelWeights, layout: CacheLayout, names: str) -> tuple[ModelWeights, tuple[Stage, ...]]:
+    """The weights on the devices that are named, and which of them has which layers."""
     try:
-        return placed(weights, device)
-    except TypeError as error:
-        raise EngineError(f"{error}.", "Leave out the memory budget, or run on the CPU.") from error
+        devices = named_devices(names)
+        room = rooms(devices) if len(devices) > 1 else []
+        if devices == (torch.device("cuda"),) and len(cuda_devices()) > 1:
+            all_room = rooms(cuda_devices())
+            if resident_bytes(weights) > all_room[0]:
+                devices, room = cuda_devices(), all_room
+        if len(devices) == 1:
+            stages: tuple[Stage, ...] = (Stage(devices[0], range(len(weights.all_layers))),)
+        else:
+            stages = plan_stages(weights, layout, devices, room)
+        return place(weights, stages), stages
+    except DeviceError as error:
+        raise EngineError(str(error).removesuffix(error.remedy).rstrip(), error.remedy) from error
+    except LayerSplitError as error:
+        raise EngineError(str(error).removesuffix(error.remedy).rstrip(), error.remedy) from error
     except (RuntimeError, AssertionError) as error:  # PyTorch says so that it has no such device, or no room
-        raise EngineError(f"The model can't be put on {device}: {error}.", "Run it on the CPU.") from error
+        raise EngineError(f"The model can't be put on {names}: {error}.", "Run it on the CPU.") from error
 
 
 def _natural_format(config: ModelConfig) -> CacheFormat:

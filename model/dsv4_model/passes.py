@@ -13,7 +13,7 @@ from torch import Tensor
 from dsv4_model.cache.kv_cache import KVCache
 from dsv4_model.config import ModelConfig
 
-__all__ = ["Passes", "Piece", "Rows"]
+__all__ = ["Passes", "Piece", "Rows", "Stage", "StagePasses"]
 
 
 class Rows(IntEnum):
@@ -56,6 +56,46 @@ class Passes(Protocol):
 
         ``ids`` are the tokens one later. Logits of the token after those, and the block's own streams.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Neighbouring layers on one device; ``layers`` are numbers in `ModelWeights.all_layers`.
+
+    The embedding lies with the first layer; head and MTP block with the last.
+    """
+
+    device: torch.device
+    layers: range
+
+    def main(self, config: ModelConfig) -> range:
+        """The layers without the MTP block's."""
+        return range(self.layers.start, min(self.layers.stop, config.num_hidden_layers))
+
+
+class StagePasses(Protocol):
+    """The passes of one stage; the caches of its pieces are those of its layers alone."""
+
+    stage: Stage
+
+    def embed(self, ids: Items[int]) -> Tensor:
+        """Embeddings fp32 ``[tokens, d]``; the first stage has them."""
+        ...
+
+    def forward(
+        self, pieces: Items[Piece], counts: Tensor | None = None, streams: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `Passes.forward`, going on from ``streams`` ``[tokens, h, d]`` of the stage before.
+
+        None: from the embeddings. Only the last stage can be asked for logits.
+        """
+        ...
+
+    def draft(
+        self, pieces: Items[Piece], streams: Tensor, embedded: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `Passes.draft`, for the last stage; ``embedded`` are the embeddings, None where it has them."""
         ...
 
 

@@ -24,9 +24,10 @@ import numpy as np
 import torch
 
 from dsv4_model.cache.formats import PAGE_TOKENS
-from dsv4_model.cache.kv_cache import Boundary
+from dsv4_model.cache.kv_cache import Boundary, Held
 from dsv4_model.cache.layout import CacheLayout
 from dsv4_model.cache.pages import Page, PagePool
+from dsv4_model.cache.space import CachePart, CacheSpace
 from dsv4_model.cache.trim import trimmed
 from dsv4_model.stored_states import (
     DEFAULT_LIMIT,
@@ -139,7 +140,7 @@ class PrefixStore:
         key: StoreKey,
         tokens: list[int],
         boundary: Boundary,
-        layout: CacheLayout,
+        space: CacheSpace,
         *,
         cancelled: Callable[[], bool] | None = None,
     ) -> Path | None:
@@ -150,8 +151,8 @@ class PrefixStore:
         Raises:
             StoreError: the disk is full or refuses; what was stored before is as it was.
         """
-        header = json.dumps(_header(key, boundary, layout, len(tokens))).encode()
-        size = _file_size(len(header), len(tokens), layout)
+        header = json.dumps(_header(key, boundary, space.layout, len(tokens))).encode()
+        size = _file_size(len(header), len(tokens), space.layout)
         if size > self.limit:
             return None
         target = state_path(self.folder, key.digest, len(tokens), _digest(tokens))
@@ -161,7 +162,7 @@ class PrefixStore:
                 return target
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_stale_parts(self.folder)
-            self._write(target, header, tokens, boundary, layout, cancelled)
+            self._write(target, header, tokens, boundary, space, cancelled)
         except _CancelledError:
             return None
         except OSError as error:
@@ -174,7 +175,7 @@ class PrefixStore:
         return target
 
     def load(
-        self, key: StoreKey, tokens: list[int], layout: CacheLayout, pool: PagePool, *, longer_than: int = 0
+        self, key: StoreKey, tokens: list[int], space: CacheSpace, *, longer_than: int = 0
     ) -> Boundary | None:
         """The longest stored state that ``tokens`` begin with and that covers more than ``longer_than``.
 
@@ -184,7 +185,7 @@ class PrefixStore:
         for state in self._candidates(key, tokens, longer_than):
             try:
                 with open_state(state.path) as file:
-                    boundary = _read(file, key, tokens[: state.tokens], layout, pool)
+                    boundary = _read(file, key, tokens[: state.tokens], space)
             except FileNotFoundError:
                 continue
             # PyTorch says with a RuntimeError that a device's memory is full.
@@ -220,7 +221,7 @@ class PrefixStore:
         header: bytes,
         tokens: list[int],
         boundary: Boundary,
-        layout: CacheLayout,
+        space: CacheSpace,
         cancelled: Callable[[], bool] | None,
     ) -> None:
         part = part_path(target)
@@ -228,7 +229,7 @@ class PrefixStore:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 digest, unflushed = hashlib.blake2b(digest_size=_DIGEST_BYTES), 0
-                for data in _parts(header, tokens, boundary, layout):
+                for data in _parts(header, tokens, boundary, space):
                     if cancelled is not None and cancelled():
                         raise _CancelledError
                     digest.update(data)
@@ -279,7 +280,7 @@ def _digest(tokens: list[int]) -> str:
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous tensor, on the CPU without a copy."""
     array: Any = tensor.cpu().numpy()
-    return memoryview(array).cast("B")
+    return memoryview(array).cast("B") if array.size else memoryview(bytearray())
 
 
 def _header(key: StoreKey, boundary: Boundary, layout: CacheLayout, count: int) -> dict[str, Any]:
@@ -293,7 +294,7 @@ def _header(key: StoreKey, boundary: Boundary, layout: CacheLayout, count: int) 
         "draft_position": boundary.draft_position,
         "ring_bytes": layout.ring_bytes,
         "page_bytes": layout.page_bytes,
-        "pages": len(boundary.pages),
+        "pages": -(-count // PAGE_TOKENS),
         "logits": boundary.logits.numel(),
         "created": int(time.time()),
     }
@@ -306,21 +307,28 @@ def _file_size(header: int, count: int, layout: CacheLayout) -> int:
 
 
 def _parts(
-    header: bytes, tokens: list[int], boundary: Boundary, layout: CacheLayout
+    header: bytes, tokens: list[int], boundary: Boundary, space: CacheSpace
 ) -> Iterator[bytes | memoryview]:
-    """Everything that a file holds before the digest of it."""
+    """Everything that a file holds before the digest of it.
+
+    The parts of several devices follow each other within the rings and within each page: the same bytes as
+    of one device, so that a state may be read by an engine that is split otherwise.
+    """
     yield MAGIC
     yield len(header).to_bytes(4, "little")
     yield header
     yield _ids(tokens)
-    yield _bytes_of(boundary.rings)
+    for held in boundary.parts:
+        yield _bytes_of(held.rings)
     yield _bytes_of(boundary.logits.float())
     full, rest = divmod(boundary.position, PAGE_TOKENS)
-    for page in boundary.pages[:full]:
-        yield _bytes_of(page.data)
+    for number in range(full):
+        for held in boundary.parts:
+            yield _bytes_of(held.pages[number].data)
     if rest:
-        # Another timeline may have gone on in the last page: what it said is not part of this state.
-        yield _bytes_of(trimmed(boundary.pages[full].data, layout, rest))
+        for held, part in zip(boundary.parts, space.parts, strict=True):
+            # Another timeline may have gone on in the last page: what it said is not part of this state.
+            yield _bytes_of(trimmed(held.pages[full].data, part.layout, rest))
 
 
 def _check(header: dict[str, Any], key: StoreKey, count: int, layout: CacheLayout) -> int:
@@ -337,10 +345,10 @@ def _check(header: dict[str, Any], key: StoreKey, count: int, layout: CacheLayou
     return draft
 
 
-def _read(file: BinaryIO, key: StoreKey, tokens: list[int], layout: CacheLayout, pool: PagePool) -> Boundary:
+def _read(file: BinaryIO, key: StoreKey, tokens: list[int], space: CacheSpace) -> Boundary:
     header, start = read_header(file)
-    draft_position = _check(header, key, len(tokens), layout)
-    expected = _file_size(len(start) - len(MAGIC) - 4, len(tokens), layout)
+    draft_position = _check(header, key, len(tokens), space.layout)
+    expected = _file_size(len(start) - len(MAGIC) - 4, len(tokens), space.layout)
     if os.fstat(file.fileno()).st_size != expected:
         raise StateFileError("it is truncated, or longer than it should be")
     digest = hashlib.blake2b(start, digest_size=_DIGEST_BYTES)
@@ -350,28 +358,43 @@ def _read(file: BinaryIO, key: StoreKey, tokens: list[int], layout: CacheLayout,
             raise StateFileError("it is truncated")
         digest.update(target)
 
+    def fill_tensor(target: torch.Tensor) -> None:
+        on_host = target if target.device.type == "cpu" else torch.empty_like(target, device="cpu")
+        fill(_bytes_of(on_host))
+        if on_host is not target:
+            target.copy_(on_host)
+
     ids = bytearray(4 * len(tokens))
     fill(memoryview(ids))
     if ids != _ids(tokens):
         raise StateFileError("it belongs to other tokens")
-    rings = torch.empty(layout.ring_bytes, dtype=torch.uint8)
-    fill(_bytes_of(rings))
-    logits = torch.empty(layout.config.vocab_size)
-    fill(_bytes_of(logits))
-    pages = -(-len(tokens) // PAGE_TOKENS)
-    pool.reserve(pages)
-    held: list[Page] = []
-    for number in range(pages):
-        page = pool.take()
-        if page.data.device.type == "cpu":
-            fill(_bytes_of(page.data))
-        else:
-            buffer = torch.empty(layout.page_bytes, dtype=torch.uint8)
-            fill(_bytes_of(buffer))
-            page.data.copy_(buffer)
-        page.filled = min(PAGE_TOKENS, len(tokens) - number * PAGE_TOKENS)
-        held.append(page)
+    every = [_Taken.of(part, -(-len(tokens) // PAGE_TOKENS)) for part in space.parts]
+    for taken in every:
+        fill_tensor(taken.rings)
+    logits = torch.empty(space.layout.config.vocab_size, device=space.parts[-1].device)
+    fill_tensor(logits)
+    for number in range(-(-len(tokens) // PAGE_TOKENS)):
+        for taken in every:
+            page = taken.pool.take()
+            fill_tensor(page.data)
+            page.filled = min(PAGE_TOKENS, len(tokens) - number * PAGE_TOKENS)
+            taken.pages.append(page)
     if file.read(_DIGEST_BYTES) != digest.digest():
         raise StateFileError("its checksum is wrong")
-    device = pool.device
-    return Boundary(len(tokens), draft_position, tuple(held), rings.to(device), logits.to(device))
+    held = tuple(Held(tuple(taken.pages), taken.rings) for taken in every)
+    return Boundary(len(tokens), draft_position, held, logits)
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Memory of one device for a state that is being read."""
+
+    pool: PagePool
+    rings: torch.Tensor
+    pages: list[Page]
+
+    @classmethod
+    def of(cls, part: CachePart, pages: int) -> _Taken:
+        part.pool.reserve(pages)
+        rings = torch.empty(part.layout.ring_bytes, dtype=torch.uint8, device=part.device)
+        return cls(part.pool, rings, [])

@@ -22,7 +22,7 @@ from dsv4_model.config import AttentionKind
 from dsv4_model.indexer import top_k_mask
 from dsv4_model.matrix import Matrix
 from dsv4_model.norm import rms_normalize
-from dsv4_model.passes import Piece, Rows, expert_counts
+from dsv4_model.passes import Piece, Rows, Stage, expert_counts
 from dsv4_model.quantization import fp4_round_trip, fp8_round_trip, hadamard
 from dsv4_model.rope import rope_frequencies, rotate
 from dsv4_model.weights import CompressorWeights, ExpertWeights, LayerWeights, MixingWeights, ModelWeights
@@ -53,31 +53,47 @@ class _Span:
 
 
 class TorchPasses:
-    """See `dsv4_model.passes.Passes`. Computes in fp32 on the device of ``weights``."""
+    """See `dsv4_model.passes.Passes` and `StagePasses`. Computes in fp32.
 
-    def __init__(self, weights: ModelWeights, layout: CacheLayout) -> None:
+    Args:
+        weights: the whole model.
+        layout: of the caches of the layers that are computed.
+        stage: these layers, and the device that their weights and caches are on; None: all of them, on the
+            device of ``weights``.
+    """
+
+    def __init__(self, weights: ModelWeights, layout: CacheLayout, stage: Stage | None = None) -> None:
         self.weights, self.layout = weights, layout
         c = weights.config
-        self.device = weights.embed.data.device
+        self.stage = stage or Stage(weights.embed.data.device, range(len(weights.all_layers)))
+        self.device = self.stage.device
         self._frequencies = (
             rope_frequencies(c.qk_rope_head_dim, c.rope_theta, None).to(self.device),
             rope_frequencies(c.qk_rope_head_dim, c.compress_rope_theta, c.rope_scaling).to(self.device),
         )
         self._dense: dict[int, Tensor] = {}
-        experts = 12 * c.n_routed_experts * c.hidden_size * c.moe_intermediate_size * len(weights.all_layers)
+        experts = 12 * c.n_routed_experts * c.hidden_size * c.moe_intermediate_size * len(self.stage.layers)
         # Streamed experts come and go, but what is kept expanded is known by its matrix's identity.
-        stay = all(isinstance(layer.experts, tuple) for layer in weights.all_layers)
+        stay = all(isinstance(weights.all_layers[n].experts, tuple) for n in self.stage.layers)
         self._expand_experts = stay and experts <= _EXPAND_UP_TO
 
     @torch.inference_mode()
-    def forward(self, pieces: Items[Piece], counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """See `Passes.forward`."""
+    def embed(self, ids: Items[int]) -> Tensor:
+        """See `StagePasses.embed`."""
+        return self._embed(torch.tensor(ids, device=self.device))
+
+    @torch.inference_mode()
+    def forward(
+        self, pieces: Items[Piece], counts: Tensor | None = None, streams: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See `Passes.forward` and `StagePasses.forward`."""
         c = self.weights.config
         expert_counts(counts, c)
         spans = self._spans(pieces, [piece.cache.position for piece in pieces])
         ids = self._ids(pieces)
-        streams = self._embed(ids).unsqueeze(1).repeat(1, c.hc_mult, 1)
-        for number in range(c.num_hidden_layers):
+        if streams is None:
+            streams = self._embed(ids).unsqueeze(1).repeat(1, c.hc_mult, 1)
+        for number in self.stage.main(c):
             streams = self._layer(number, streams, ids, spans, counts)
         w = self.weights
         outputs = self._outputs(pieces, spans, streams, w.head_mixing, w.norm)
@@ -87,14 +103,18 @@ class TorchPasses:
         return outputs
 
     @torch.inference_mode()
-    def draft(self, pieces: Items[Piece], streams: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Passes.draft`."""
+    def draft(
+        self, pieces: Items[Piece], streams: Tensor, embedded: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See `Passes.draft` and `StagePasses.draft`."""
         c, mtp = self.weights.config, self.weights.mtp
         if mtp is None:
             raise ValueError("this model has no MTP block")
         spans = self._spans(pieces, [piece.cache.draft_position for piece in pieces])
         ids = self._ids(pieces)
-        embedded = self._norm(self._embed(ids), mtp.enorm)
+        if embedded is None:
+            embedded = self._embed(ids)
+        embedded = self._norm(embedded, mtp.enorm)
         joined = self._linear(embedded, mtp.e_proj, rounds=True).unsqueeze(1) + self._linear(
             self._norm(streams, mtp.hnorm), mtp.h_proj, rounds=True
         )
@@ -134,15 +154,19 @@ class TorchPasses:
                         chosen.extend(range(span.start, span.stop))
             return torch.tensor(chosen, dtype=torch.long, device=self.device)
 
+        wanted = streams[rows(lambda piece: piece.streams)]
+        if all(piece.logits is Rows.NONE for piece in pieces):
+            return streams.new_empty(0, c.vocab_size), wanted
         last = streams[rows(lambda piece: piece.logits)]
         x = hc.collapse(last, site.fn, site.base, site.scale, eps=c.hc_eps, norm_eps=c.rms_norm_eps)
         logits = self._linear(self._norm(x, norm), self.weights.head)
-        return logits, streams[rows(lambda piece: piece.streams)]
+        return logits, wanted
 
     def _layer(
         self, number: int, streams: Tensor, ids: Tensor, spans: list[_Span], counts: Tensor | None
     ) -> Tensor:
-        layer, where = self.weights.all_layers[number], self.layout.layers[number]
+        layer = self.weights.all_layers[number]
+        where = self.layout.layers[number - self.stage.layers.start]
         maps = self._mixing(streams, layer.attn_mixing)
         x = self._norm(hc.pre(streams, maps.pre), layer.attn_norm)
         streams = hc.post(self._attention(x, layer, where, spans), streams, maps)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dsv4_model.cache.formats import CacheFormat
-from dsv4_model.cache.kv_cache import Boundary
+from dsv4_model.cache.kv_cache import Boundary, Held
 from dsv4_model.engine import Engine, EngineOptions, Sequence
 from dsv4_model.prefix_store import PrefixStore
 from dsv4_model.stored_states import MAGIC
@@ -39,7 +39,7 @@ def synced(made: Engine, *ends: int, tokens: list[int] | None = None) -> Sequenc
 
 
 def load(store: PrefixStore, made: Engine, tokens: list[int], longer_than: int = 0) -> Boundary | None:
-    return store.load(made.store_key, tokens, made.layout, made.pool, longer_than=longer_than)
+    return store.load(made.store_key, tokens, made.space, longer_than=longer_than)
 
 
 def save(store: PrefixStore, made: Engine, end: int, tokens: list[int] | None = None) -> Path:
@@ -47,11 +47,13 @@ def save(store: PrefixStore, made: Engine, end: int, tokens: list[int] | None = 
     tokens = (tokens or prompt(700))[:end]
     pages = []
     for start in range(0, end, 128):
-        page = made.pool.take()
+        page = made.space.parts[0].pool.take()
         page.filled = min(128, end - start)
         pages.append(page)
     rings, logits = torch.zeros(made.layout.ring_bytes, dtype=torch.uint8), torch.zeros(272)
-    path = store.save(made.store_key, tokens, Boundary(end, 0, tuple(pages), rings, logits), made.layout)
+    path = store.save(
+        made.store_key, tokens, Boundary(end, 0, (Held(tuple(pages), rings),), logits), made.space
+    )
     assert path is not None
     return path
 

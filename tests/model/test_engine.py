@@ -417,7 +417,7 @@ def test_no_memory_for_a_turn_leaves_what_was_there(monkeypatch: pytest.MonkeyPa
 
     with monkeypatch.context() as patch:
         patch.setattr("dsv4_model.cache.pages.zeroed", refuse)
-        patch.setattr(engine.pool, "_slabs", [])
+        patch.setattr(engine.space.parts[0].pool, "_slabs", [])
         with pytest.raises(CacheMemoryError) as caught:
             sequence.sync(prompt(600))
         assert "shorten the context" in caught.value.remedy

@@ -144,7 +144,7 @@ def test_many_boundaries_cover_a_timeline_evenly() -> None:
     kept = Boundaries()
     nothing = torch.empty(0)
     for position in range(10, 2000, 10):
-        kept.add(Boundary(position, 0, (), nothing, nothing))
+        kept.add(Boundary(position, 0, (), nothing))
     positions = [boundary.position for boundary in kept]
     assert len(kept) == MAX_BOUNDARIES
     assert positions[0] == 10 and positions[-1] == 1990

@@ -65,7 +65,7 @@ def test_the_longest_state_wins(store: PrefixStore, made: Engine) -> None:
     assert store.longest(made.store_key, tokens) == 400
     assert store.longest(made.store_key, prompt(299)) == 0
     assert load(store, made, tokens, longer_than=400) is None
-    assert [page.filled for page in found.pages] == [128, 128, 128, 16]
+    assert [page.filled for page in found.parts[0].pages] == [128, 128, 128, 16]
 
 
 def test_a_shorter_state_serves_where_the_longest_is_damaged(store: PrefixStore, made: Engine) -> None:
@@ -207,6 +207,6 @@ def test_too_little_memory_makes_a_state_unusable_and_keeps_it(
             raise failure
 
         with monkeypatch.context() as patch:
-            patch.setattr(made.pool, "reserve", full)
+            patch.setattr(made.space.parts[0].pool, "reserve", full)
             assert load(store, made, prompt(400)) is None
     assert path.exists() and load(store, made, prompt(400)) is not None

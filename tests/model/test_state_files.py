@@ -139,7 +139,7 @@ def test_nothing_of_other_conversations_is_written(store: PrefixStore, choice: C
     """What went on after a point, or beside it in a page that is shared, doesn't show in its state."""
     alone = engine(None, choice)
     lonely = synced(alone, 257, end)
-    expected = store.save(alone.store_key, lonely.tokens, lonely.boundaries[-1], alone.layout)
+    expected = store.save(alone.store_key, lonely.tokens, lonely.boundaries[-1], alone.space)
     assert expected is not None
     wanted, ring_bytes = payload(expected), alone.layout.ring_bytes
     expected.unlink()
@@ -152,7 +152,7 @@ def test_nothing_of_other_conversations_is_written(store: PrefixStore, choice: C
     twin.sync(prompt(end))
     point = twin.boundaries[-1]
     twin.sync(prompt(end + 100))
-    path = store.save(busy.store_key, prompt(end), point, busy.layout)
+    path = store.save(busy.store_key, prompt(end), point, busy.space)
     assert path is not None
     skipped = 4 * end + ring_bytes
     assert payload(path)[skipped:] == wanted[skipped:]
@@ -161,7 +161,7 @@ def test_nothing_of_other_conversations_is_written(store: PrefixStore, choice: C
 def test_pages_that_were_used_before_are_clean(store: PrefixStore, made: Engine) -> None:
     synced(made, 700)
     gc.collect()
-    assert made.pool._slabs and any(bool(slab.memory.any()) for slab in made.pool._slabs)
+    assert any(bool(slab.memory.any()) for slab in made.space.parts[0].pool._slabs)
     path = save(store, made, 300)
     assert not any(payload(path)[4 * 300 :])
 

@@ -25,12 +25,12 @@ from dsv4_model.kernels.gpu.index import coarse_queries
 from dsv4_model.kernels.gpu.matmul import Grouping, Stack, multiply, multiply_grouped, round_activations
 from dsv4_model.kernels.gpu.mixing import mix, unmix
 from dsv4_model.kernels.gpu.passes import TritonPasses
-from dsv4_model.kernels.gpu.placement import placed
 from dsv4_model.kernels.gpu.rows import Angles, encode_rows, finish_rows, rotate_back
 from dsv4_model.kernels.gpu.tuning import natural_tuning
 from dsv4_model.matrix import Matrix
 from dsv4_model.norm import rms_normalize
 from dsv4_model.passes import Piece, Rows
+from dsv4_model.placement import placed
 from dsv4_model.quantization import (
     fp4_round_trip,
     fp8_round_trip,

@@ -12,26 +12,33 @@ from dsv4_model.cache.formats import PAGE_TOKENS
 from dsv4_model.cache.layout import CacheLayout, Ring
 from dsv4_model.cache.pages import CacheMemoryError, Page, PagePool
 
-__all__ = ["Boundary", "KVCache"]
+__all__ = ["Boundary", "Held", "KVCache"]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one device keeps of a boundary: the pages (shared) and a copy of the rings."""
+
+    pages: tuple[Page, ...]
+    rings: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """A point of a timeline to return to exactly: its pages (shared) and a copy of its rings.
+    """A point of a timeline to return to exactly; ``parts`` has one entry a device of the engine.
 
     ``logits`` (fp32 ``[vocab]``) predict the token after ``position``.
     """
 
     position: int
     draft_position: int
-    pages: tuple[Page, ...]
-    rings: Tensor
+    parts: tuple[Held, ...]
     logits: Tensor
 
     @property
     def nbytes(self) -> int:
         """Bytes that only this boundary holds."""
-        return self.rings.nbytes
+        return sum(part.rings.nbytes for part in self.parts)
 
 
 class KVCache:
@@ -62,6 +69,11 @@ class KVCache:
             for ring in (layer.gates, layer.key_gates):
                 if ring is not None:
                     self.floats(ring).fill_(-torch.inf)
+
+    @property
+    def parts(self) -> tuple[KVCache, ...]:
+        """The caches that make up this one, one a device: itself, unless it is split."""
+        return (self,)
 
     def ring(self, ring: Ring) -> Tensor:
         """A view: uint8 ``[slots, row_bytes]``."""
@@ -110,29 +122,35 @@ class KVCache:
         used = -(-self.position // PAGE_TOKENS)
         twin.pages = self.pages[:used]
         twin.table = self.table.copy()
-        try:
-            twin.rings = self.rings.clone()
-        except (RuntimeError, MemoryError) as error:
-            raise CacheMemoryError(self.layout.ring_bytes) from error
+        twin.rings = self._copied_rings()
         return twin
 
     def boundary(self, logits: Tensor) -> Boundary:
         """Remember this point."""
+        return Boundary(self.position, self.draft_position, (self.held(),), logits)
+
+    def held(self) -> Held:
+        """This point as a boundary keeps it. Raises `CacheMemoryError`."""
         used = -(-self.position // PAGE_TOKENS)
-        pages = tuple(self.pages[:used])
-        return Boundary(self.position, self.draft_position, pages, self.rings.clone(), logits)
+        return Held(tuple(self.pages[:used]), self._copied_rings())
 
     def restore(self, boundary: Boundary | None) -> None:
         """Return to a boundary of this layout, or, with None, to before the first token."""
-        self.pages = []
-        if boundary is None:
-            self.position = self.draft_position = 0
-            self.rings.zero_()
-            self._clear_gates()
+        if boundary is not None:
+            (held,) = boundary.parts
+            self.take(held, boundary.position, boundary.draft_position)
             return
-        self.position, self.draft_position = boundary.position, boundary.draft_position
-        self.rings.copy_(boundary.rings)
-        for page in boundary.pages:
+        self.pages = []
+        self.position = self.draft_position = 0
+        self.rings.zero_()
+        self._clear_gates()
+
+    def take(self, held: Held, position: int, draft_position: int) -> None:
+        """Return to what `held` gave at ``position``."""
+        self.position, self.draft_position = position, draft_position
+        self.rings.copy_(held.rings)
+        self.pages = []
+        for page in held.pages:
             self._add(page)
 
     def usage(self) -> dict[str, int]:
@@ -143,6 +161,12 @@ class KVCache:
         rings = self.layout.ring_bytes_by_kind()
         pages = {kind: size * len(self.pages) for kind, size in self.layout.page_bytes_by_kind().items()}
         return {"window": rings["window"], **pages, "partial": rings["partial"], "draft": rings["draft"]}
+
+    def _copied_rings(self) -> Tensor:
+        try:
+            return self.rings.clone()
+        except (RuntimeError, MemoryError) as error:
+            raise CacheMemoryError(self.layout.ring_bytes) from error
 
     def _add(self, page: Page) -> None:
         if len(self.pages) == len(self.table):

@@ -62,29 +62,42 @@ class LayerLayout:
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """The cache of one model in one format. The layer after the main ones, if any, is the MTP block's."""
+    """The cache of one model, or of a run of its layers, in one format. The last ``drafts`` layers (0 or 1)
+    are the MTP block's."""
 
     config: ModelConfig
     format: CacheFormat
     rows: RowFormat
     key: KeyFormat
     layers: tuple[LayerLayout, ...]
+    drafts: int
     ring_bytes: int
     page_bytes: int
 
     @classmethod
     def of(cls, config: ModelConfig, choice: CacheFormat, *, with_mtp: bool = False) -> CacheLayout:
         """Lay out the cache of ``config``. Raises `ConfigError` where the format can't hold its shape."""
+        ratios = [*config.compress_ratios[: config.num_hidden_layers], *([0] if with_mtp else [])]
+        return cls._built(config, choice, ratios, int(with_mtp))
+
+    @classmethod
+    def _built(cls, config: ModelConfig, choice: CacheFormat, ratios: list[int], drafts: int) -> CacheLayout:
         rows, key = row_format(choice, config), key_format(choice, config)
         builder = _Builder(config, rows, key)
-        ratios = [*config.compress_ratios[: config.num_hidden_layers], *([0] if with_mtp else [])]
         layers = tuple(builder.layer(number, ratio) for number, ratio in enumerate(ratios))
-        return cls(config, choice, rows, key, layers, builder.ring_bytes, builder.page_bytes)
+        return cls(config, choice, rows, key, layers, drafts, builder.ring_bytes, builder.page_bytes)
+
+    def part(self, run: range) -> CacheLayout:
+        """The layout of neighbouring layers alone. Its rings and pages are the stretches of this layout's
+        that belong to them, so that parts laid end to end are the whole."""
+        ratios = [layer.ratio for layer in self.layers[run.start : run.stop]]
+        drafts = max(0, run.stop - len(self.main_layers))
+        return self._built(self.config, self.format, ratios, drafts)
 
     @cached_property
     def main_layers(self) -> tuple[LayerLayout, ...]:
         """The layers without the MTP block."""
-        return self.layers[: self.config.num_hidden_layers]
+        return self.layers[: len(self.layers) - self.drafts]
 
     def page_bytes_by_kind(self) -> dict[str, int]:
         """Bytes of one page: csa_entries, hca_entries, index_keys."""

@@ -17,6 +17,7 @@ from dsv4_model.memory import zeroed
 __all__ = ["CacheMemoryError", "Page", "PagePool"]
 
 _SLAB_BYTES = 8 << 20
+_LEAST_BYTES = 1 << 10  # a run of layers that only see their window has pages of no bytes
 
 
 class CacheMemoryError(MemoryError):
@@ -59,7 +60,7 @@ class PagePool:
         self.device = torch.device(device)
         self._slabs: list[_Slab] = []
         self._lock = threading.Lock()  # returning a page takes none: a list's append is atomic
-        self._per_slab = max(1, _SLAB_BYTES // max(page_bytes, 1))
+        self._per_slab = max(1, _SLAB_BYTES // max(page_bytes, _LEAST_BYTES))
 
     def take(self) -> Page:
         """A page. Raises `CacheMemoryError`."""
