@@ -15,11 +15,12 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from dsv4_agent.backends.base import Backend, ModelError
-from dsv4_agent.dsml.events import ParsedCall
+from dsv4_agent.dsml.dialect import Thinking
+from dsv4_agent.dsml.events import ParsedCall, ParsedMessage
 from dsv4_agent.loop.approval import Answer
 from dsv4_agent.loop.asking import Asking
 from dsv4_agent.loop.author import Author
-from dsv4_agent.loop.calls import CallRunner
+from dsv4_agent.loop.calls import CallRunner, Checkpoint
 from dsv4_agent.loop.context import ContextMeter, RunFacts, entry_tokens
 from dsv4_agent.loop.event_json import to_json
 from dsv4_agent.loop.events import (
@@ -58,11 +59,11 @@ from dsv4_agent.loop.guards import (
 from dsv4_agent.loop.interrupt import Interrupt, InterruptedRunError
 from dsv4_agent.loop.preset import Preset
 from dsv4_agent.loop.reports import init_event, result_event
+from dsv4_agent.loop.resumption import answers_results, last_message, recount
 from dsv4_agent.loop.toolbox import Toolbox
 from dsv4_agent.permissions.decision import Policy
 from dsv4_agent.session.journal import JournalError
 from dsv4_agent.session.session import Session
-from dsv4_agent.session.transcript import EntryKind
 from dsv4_prompts import prompt as prompt_text
 
 _log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class Agent:
         limits: Limits | None = None,
         seed: int | None = None,
         guards: Sequence[Guard] = (),
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.session = session
         self._backend = backend
@@ -112,7 +114,9 @@ class Agent:
         self._pending: list[str] = []
         self._steering: list[tuple[str, str | None]] = []
         self._author = Author(session, backend, preset, toolbox.functions, facts)
-        self._calls = CallRunner(session, toolbox, policy, self._interrupt, self._new_id)
+        self._calls = CallRunner(
+            session, toolbox, policy, self._interrupt, self._new_id, checkpoint=checkpoint
+        )
 
     @property
     def policy(self) -> Policy:
@@ -160,6 +164,16 @@ class Agent:
         sampled is in the journal when the cancellation returns.
         """
         async with aclosing(self._conduct(lambda run: self._run(prompt, note, run))) as events:
+            async for event in events:
+                yield event
+
+    async def resume(self) -> AsyncGenerator[Event, None]:
+        """Go on with the run that the session's last prompt began and no process finished; events as of it.
+
+        Calls that ended are answered from the record. With a checkpoint, one that was interrupted is taken
+        back and runs again, so that the run goes on as if nothing had happened.
+        """
+        async with aclosing(self._conduct(self._resume)) as events:
             async for event in events:
                 yield event
 
@@ -232,9 +246,31 @@ class Agent:
             raise _StoppedError(Subtype.INPUT, "the prompt is empty: say what should be done")
         self._author.open(prompt, note)
         yield UserMessage(prompt)
+        async with aclosing(self._turns(run, None)) as events:
+            async for event in events:
+                yield event
+
+    async def _resume(self, run: RunState) -> AsyncGenerator[Event, None]:
+        yield self._init()
+        if not self.session.prompts:
+            raise _StoppedError(Subtype.INPUT, "there is nothing to go on with: begin with a prompt")
+        recount(run, self.session)
+        thinking = self._preset.thinking is Thinking.THINKING
+        message = last_message(self.session, self._toolbox.schemas, self._backend.vocabulary, thinking)
+        async with aclosing(self._turns(run, message)) as events:
+            async for event in events:
+                yield event
+
+    async def _turns(self, run: RunState, unfinished: ParsedMessage | None) -> AsyncGenerator[Event, None]:
+        """Turn after turn until one has no calls; `unfinished` was sampled by an earlier process."""
         while True:
-            self._heed(self._ask_before_turn(run))
-            async with aclosing(self._turn(run)) as events:
+            if unfinished is None:
+                self._heed(self._ask_before_turn(run))
+                turn = self._turn(run)
+            else:
+                turn = self._act(run, self.session.transcript.turn, unfinished)
+                unfinished = None
+            async with aclosing(turn) as events:
                 async for event in events:
                     yield event
             verdict = first_verdict([guard.after_turn(run, self._outcome) for guard in self._guards])
@@ -275,15 +311,21 @@ class Agent:
     async def _turn(self, run: RunState) -> AsyncGenerator[Event, None]:
         """One assistant turn and its calls. Leaves `_outcome` and `_pending` (result texts) behind."""
         turn = self.session.transcript.turn + 1
-        last = self.session.transcript.last
-        follows_results = last is not None and last.kind is EntryKind.TOOL_RESULTS
         room = self._room(run)
         run.turns += 1
         yield TurnStarted(turn)
         async with aclosing(self._ask(run, room)) as events:
             async for event in events:
                 yield event
-        sampler, message = self._sampler, self._sampler.message
+        sampler = self._sampler
+        async with aclosing(self._act(run, turn, sampler.message)) as events:
+            async for event in events:
+                yield event
+        speeds = sampler.speeds()
+        yield TurnCompleted(turn, sampler.run_usage(), speeds.prefill, speeds.decode)
+
+    async def _act(self, run: RunState, turn: int, message: ParsedMessage) -> AsyncGenerator[Event, None]:
+        """Do the calls of a sampled turn, but for those that are on record."""
         self._pending = [f"Error: {text}" for text in message.errors]
         # What could not be read as a call counts as one, so that the repeat guard sees it.
         done = [CallOutcome("unreadable", {}, text, changed=False) for text in self._pending]
@@ -294,9 +336,8 @@ class Agent:
             if self._calls.outcome is not None:
                 done.append(self._calls.outcome)
                 self._pending.append(self._calls.outcome.result)
+        follows_results = answers_results(self.session)
         self._outcome = TurnOutcome(message.content, tuple(done), message.truncated, follows_results)
-        speeds = sampler.speeds()
-        yield TurnCompleted(turn, sampler.run_usage(), speeds.prefill, speeds.decode)
 
     async def _ask(self, run: RunState, room: int) -> AsyncGenerator[Event, None]:
         """Sample a turn, count it, and leave it in `_sampler`."""
@@ -314,6 +355,8 @@ class Agent:
         verdict = first_verdict([guard.before_call(run) for guard in self._guards])
         self._heed(verdict)
         run.tool_calls += 1
+        if await self._calls.take_back(turn, index, call):
+            return
         async with aclosing(self._calls.run(turn, index, call)) as events:
             async for event in events:
                 yield event

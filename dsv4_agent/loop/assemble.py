@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dsv4_agent.backends.base import Backend
 from dsv4_agent.loop.agent import Agent
+from dsv4_agent.loop.calls import Checkpoint
 from dsv4_agent.loop.context import RunFacts
 from dsv4_agent.loop.facts import GitInfo, SandboxInfo
 from dsv4_agent.loop.guards import Guard, Limits
@@ -38,6 +39,7 @@ def make_agent(
     limits: Limits | None = None,
     seed: int | None = None,
     guards: Sequence[Guard] = (),
+    checkpoint: Checkpoint | None = None,
 ) -> Agent:
     """Put an agent together. What is left out is the safe default; the session is a new one on disk.
 
@@ -67,6 +69,7 @@ def make_agent(
         limits=limits,
         seed=seed,
         guards=guards,
+        checkpoint=checkpoint,
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from time import monotonic
+from typing import Protocol
 
 from pydantic import BaseModel
 
@@ -36,11 +37,25 @@ NOT_RUN = "Error: not run: the turn ended before it."
 INTERRUPTED = "Error: interrupted; it may have taken effect in part."
 
 
+class Checkpoint(Protocol):
+    """Keeps states of the files that calls may change."""
+
+    async def take(self) -> str:
+        """Keep the state as it is now; a name for it."""
+        ...
+
+    async def restore(self, state: str) -> None:
+        """Make the files what they were."""
+        ...
+
+
 @dataclass(slots=True)
 class CallRunner:
     """Runs the calls of a session one after the other. `outcome` is the last finished call's.
 
-    `policy` may be exchanged between calls; an answer with rules adds to it.
+    `policy` may be exchanged between calls; an answer with rules adds to it. With `checkpoint` the state of
+    the files before each call that can change them is on record, and a call that was interrupted can be
+    taken back (`take_back`) and run again.
     """
 
     session: Session
@@ -49,6 +64,7 @@ class CallRunner:
     interrupt: Interrupt
     new_id: Callable[[], str]
     approvals: Approvals = field(default_factory=Approvals)
+    checkpoint: Checkpoint | None = None
     outcome: CallOutcome | None = None
 
     async def run(self, turn: int, index: int, call: ParsedCall) -> AsyncGenerator[Event, None]:
@@ -87,7 +103,10 @@ class CallRunner:
             yield _denied(call, decision)
             yield ItemCompleted(_ended(item, ItemStatus.DECLINED, text))
             return
-        self.session.start_call(turn, index, call.name, call.arguments)
+        before: str | None = None
+        if self.checkpoint is not None and access is not Access.READ:
+            before = await self.interrupt.race(self.checkpoint.take())
+        self.session.start_call(turn, index, call.name, call.arguments, before)
         begin = monotonic()
         try:
             result = await self.interrupt.race(self.toolbox.run(call.name, arguments))
@@ -99,6 +118,25 @@ class CallRunner:
         self.session.end_call(turn, index, result.text, result.status.value)
         self.outcome = CallOutcome(call.name, call.arguments, result.text, changed=bool(result.changes))
         yield ItemCompleted(_completed(item, result, round((monotonic() - begin) * 1000)))
+
+    async def take_back(self, turn: int, index: int, call: ParsedCall) -> bool:
+        """Answer a call from the record: True, with its outcome, where it ended or can't be run again.
+
+        False where it may run: it never began, or what it did before it was interrupted is undone.
+        """
+        record = self.session.recorded_calls.get((turn, index))
+        if record is None:
+            return False
+        if record.result is None:
+            if self.toolbox.effect(call.name) is Effect.READ:
+                return False
+            if self.checkpoint is not None and record.before is not None:
+                await self.checkpoint.restore(record.before)
+                return False
+        text = INTERRUPTED if record.result is None else record.result
+        changed = record.status == Status.COMPLETED and self.toolbox.effect(call.name) is Effect.WRITE
+        self.outcome = CallOutcome(call.name, call.arguments, text, changed)
+        return True
 
     async def _request(
         self, id: str, call: ParsedCall, arguments: BaseModel, decision: Decision

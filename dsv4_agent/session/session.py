@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -27,12 +27,16 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
-    """What the journal knows of one tool call: `result` is the text for the model, None if it never ended."""
+    """What the journal knows of one tool call: `result` is the text for the model, None if it never ended.
+
+    `before` names the state of the files that it found, where such states are kept.
+    """
 
     name: str
     arguments: Mapping[str, object]
     result: str | None = None
     status: str | None = None
+    before: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,18 +211,27 @@ class Session:
         """Journal an event that front ends are about to see. Raises `JournalError`."""
         self._journal.write("event", event, sync=sync)
 
-    def start_call(self, turn: int, index: int, name: str, arguments: Mapping[str, object]) -> None:
+    def start_call(
+        self,
+        turn: int,
+        index: int,
+        name: str,
+        arguments: Mapping[str, object],
+        before: str | None = None,
+    ) -> None:
         """Record, on disk, that a call is about to run. Raises `JournalError`: then it must not run."""
         data = {"turn": turn, "index": index, "name": name, "arguments": dict(arguments)}
+        if before is not None:
+            data["before"] = before
         self._journal.write("tool_start", data, sync=True)
-        self._state.calls[turn, index] = CallRecord(name, arguments)
+        self._state.calls[turn, index] = CallRecord(name, arguments, before=before)
 
     def end_call(self, turn: int, index: int, result: str, status: str) -> None:
         """Record, on disk, how a call ended. Raises `JournalError`."""
         data = {"turn": turn, "index": index, "result": result, "status": status}
         self._journal.write("tool_end", data, sync=True)
         started = self._state.calls[turn, index]
-        self._state.calls[turn, index] = CallRecord(started.name, started.arguments, result, status)
+        self._state.calls[turn, index] = replace(started, result=result, status=status)
 
     def close(self) -> None:
         """Close the journal; an ephemeral session's folder is removed."""
@@ -257,7 +270,10 @@ def _rebuild(contents: Contents, path: Path) -> Replay:
                     "name": str(name),
                     "arguments": dict(a),
                 }:
-                    state.calls[turn, index] = CallRecord(name, a)
+                    before = record.data.get("before")
+                    state.calls[turn, index] = CallRecord(
+                        name, a, before=before if isinstance(before, str) else None
+                    )
                 case "tool_end", {
                     "turn": int(turn),
                     "index": int(index),
@@ -265,7 +281,7 @@ def _rebuild(contents: Contents, path: Path) -> Replay:
                     "status": str(s),
                 }:
                     started = state.calls[turn, index]
-                    state.calls[turn, index] = CallRecord(started.name, started.arguments, text, s)
+                    state.calls[turn, index] = replace(started, result=text, status=s)
     except (ValueError, LookupError) as error:
         raise JournalError(f"{path} does not hold a session: {error!r}") from error
     # A crash may come between a mark and its entry.
