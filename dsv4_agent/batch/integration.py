@@ -48,8 +48,10 @@ class Integration:
                 f"the patch of item {item.id} is not the one that was verified",
                 "Do the item again: remove its record, or start a new batch.",
             )
+        tree = self._trees.applied(self.head, patch)
         before = self._trees.take()
-        if conflicts := self._trees.apply(patch):
+        conflicts = tree if isinstance(tree, tuple) else self._trees.apply(patch)
+        if isinstance(tree, tuple) or conflicts:
             return Integrated(item.id, None, State.CONFLICT, f"conflict in {_shown(conflicts)}")
         after = self._trees.take()
         outcome = await self._commands.run(verify, seconds)
@@ -60,7 +62,8 @@ class Integration:
         self._trees.restore(after)  # a check may have changed files
         if after == before:
             return Integrated(item.id, None, State.NO_CHANGE, "earlier items did the same")
-        self.head = self._checkouts.commit_of(after, self.head, message)
+        # What setup left in the worktree is no part of the commit.
+        self.head = self._checkouts.commit_of(tree, self.head, message)
         return Integrated(item.id, self.head, State.DONE)
 
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from dsv4_agent.batch.executor import Assignment, ItemProgress
 from dsv4_agent.batch.states import ItemResult, State
+from dsv4_agent.batch.strays import end_strays
 
 _LINE_LIMIT = 64 << 20
 _CRASHES = 3
@@ -30,6 +31,7 @@ class LocalExecutor:
         item, job = assignment.item, assignment.job
         said = ""
         for crash in range(_CRASHES):
+            await asyncio.to_thread(end_strays, job.worktree)
             fresh = crash == 0 and not assignment.resumes
             if fresh or not job.worktree.is_dir():
                 await asyncio.to_thread(assignment.checkouts.worktree, assignment.name, assignment.commit)
@@ -42,6 +44,7 @@ class LocalExecutor:
                 said = await _last_words(process)
             finally:
                 await self._end(process)
+                await asyncio.to_thread(end_strays, job.worktree)
             yield ItemProgress(item.id, f"its worker died ({said}); another goes on")
         reason = f"its worker died {_CRASHES} times: {said}"
         yield ItemResult(item.id, State.ERROR, reason)

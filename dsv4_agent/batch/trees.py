@@ -7,7 +7,7 @@ nor anything that it does to `.git` plays a part.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -62,6 +62,15 @@ class Trees:
                 deleted += int(minus) if minus != b"-" else 0
         return Difference(tuple(files), inserted, deleted, self._run(*_DIFF, before, after))
 
+    def applied(self, tree: str, patch: bytes) -> str | tuple[str, ...]:
+        """The tree that a patch makes of a tree, or the paths in conflict; the worktree plays no part."""
+        pure = replace(self, index=self.index.with_name(f"{self.index.name}.pure"))
+        pure._run("read-tree", "--reset", tree)
+        done = pure._git("apply", "--cached", "--3way", "--whitespace=nowarn", "-", given=patch)
+        if done.returncode == 0:
+            return pure._run("write-tree").decode("ascii").strip()
+        return pure._conflicts(done.stderr)
+
     def apply(self, patch: bytes) -> tuple[str, ...]:
         """Apply a patch to the worktree; the paths in conflict, none when it went well.
 
@@ -71,10 +80,14 @@ class Trees:
         done = self._git("apply", "--3way", "--whitespace=nowarn", "-", given=patch)
         if done.returncode == 0:
             return ()
-        unmerged = self._git("diff", "--name-only", "--diff-filter=U", "-z").stdout.split(b"\0")
-        paths = tuple(os.fsdecode(path) for path in unmerged if path) or _named(done.stderr)
+        paths = self._conflicts(done.stderr)
         self._run("read-tree", "--reset", "-u", before)
-        return paths or ("?",)
+        return paths
+
+    def _conflicts(self, stderr: bytes) -> tuple[str, ...]:
+        unmerged = self._git("ls-files", "--unmerged", "-z").stdout.split(b"\0")
+        paths = [os.fsdecode(row.split(b"\t", 1)[1]) for row in unmerged if row]
+        return tuple(dict.fromkeys(paths)) or _named(stderr) or ("?",)
 
     def _run(self, *arguments: str) -> bytes:
         done = self._git(*arguments)
