@@ -6,7 +6,7 @@ already, so that a long prompt delays the others by no more than one piece.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -14,9 +14,10 @@ from torch import Tensor
 from dsv4_model.engine import Engine
 from dsv4_model.generation import Constraint, Generation
 from dsv4_model.passes import Piece, Rows
-from dsv4_model.sampling import SamplingError, SamplingParams
+from dsv4_model.sampling import SamplingParams
 from dsv4_model.sequence import Sequence
 from dsv4_model.sequence_errors import SequenceError, StopReason
+from dsv4_model.sync_report import SyncReport
 
 __all__ = ["Batch", "Member", "Step"]
 
@@ -26,10 +27,16 @@ PROMPT_TOKENS = 512
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One sequence in a batch. ``error`` is set when it ended by one; ``stop_reason`` otherwise."""
+    """One sequence in a batch. ``error`` is set when it ended by one; ``stop_reason`` otherwise.
+
+    ``report`` says what was reused when it joined. ``marks`` are the positions, in order, that its prompt has
+    yet to come to and that are kept as boundaries.
+    """
 
     sequence: Sequence
     generation: Generation
+    report: SyncReport
+    marks: list[int] = field(default_factory=list)
     error: Exception | None = None
     sampled: int = 0
 
@@ -72,17 +79,21 @@ class Batch:
         *,
         constraint: Constraint | None = None,
         cancelled: Callable[[], bool] | None = None,
+        marks: Iterable[int] = (),
     ) -> Member:
         """Let ``sequence`` continue ``tokens``; what is held of them anywhere is reused at once.
+
+        ``marks`` are positions in ``tokens`` that other timelines may want to go on from.
 
         Raises:
             SequenceError, ContextOverflowError, CacheMemoryError: as `Sequence.adopt`; nothing was added.
         """
         if any(member.sequence is sequence for member in self.members):
             raise SequenceError("The sequence is in the batch already.", "Fork it.")
-        sequence.adopt(tokens)
+        report = sequence.adopt(tokens)
         generation = sequence.begin(params, constraint=constraint, cancelled=cancelled)
-        member = Member(sequence, generation)
+        ahead = sorted({mark for mark in marks if sequence.position < mark <= len(tokens)})
+        member = Member(sequence, generation, report, ahead)
         self.members.append(member)
         return member
 
@@ -99,6 +110,8 @@ class Batch:
         for member in self.members[: self.limit]:
             if self._choose(member, steps):
                 waiting = member.sequence.pending()
+                if member.marks:
+                    waiting = waiting[: member.marks[0] - member.sequence.position]
                 take = waiting if len(waiting) == 1 else waiting[: max(room, 0)]
                 room -= len(take) if len(waiting) > 1 else 0
                 if take:
@@ -129,7 +142,7 @@ class Batch:
             return True
         try:
             token = generation.choose(logits, len(sequence.tokens))
-        except SamplingError as error:
+        except Exception as error:  # a constraint comes from outside: whatever it raises ends only its member
             member.error = error
             steps.append(Step(member, None))
             return False
@@ -150,6 +163,10 @@ class Batch:
             raise
         for (member, _), row in zip(chosen, _rows(logits), strict=True):
             member.sequence.computed(row)
+        for member, _ in chosen:
+            if member.marks and member.marks[0] <= member.sequence.position:
+                del member.marks[0]
+                member.sequence.remember()
 
     @staticmethod
     def _leave(member: Member) -> None:

@@ -28,7 +28,10 @@ class Constraint(Protocol):
 
 
 class Generation:
-    """One generation's choices; `stop_reason` is set when no further token is to be chosen."""
+    """One generation's choices; `stop_reason` is set when no further token is to be chosen.
+
+    ``watch``, if set, is told each chosen token and the logits ``[vocab]`` that it was chosen from, unmasked.
+    """
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class Generation:
     ) -> None:
         self.params = params
         self.stop_reason: StopReason | None = None
+        self.watch: Callable[[Tensor, int], None] | None = None
         self.sampler = Sampler(params, tokenizer.size)
         self._constraint, self._cancelled, self._window = constraint, cancelled, context_window
         self._end_think, self._think = tokenizer.end_think_id, tokenizer.think_id
@@ -71,6 +75,8 @@ class Generation:
             token = self.sampler.choose(logits, position, allowed)
         self._thinking = token == self._think or (self._thinking and token != self._end_think)
         self._count += 1
+        if self.watch is not None:
+            self.watch(logits, token)
         if self._constraint is not None:
             self._constraint.accept(token)
         if token in self._stops:
