@@ -13,6 +13,7 @@ from dsv4_agent.version import __version__
 _MODULES: Final = {
     "chat": "dsv4_agent.cli.chat",
     "run": "dsv4_agent.cli.run",
+    "batch": "dsv4_agent.cli.batch",
     "demo": "dsv4_agent.cli.demo",
     "model": "dsv4_agent.cli.model",
     "cache": "dsv4_agent.cli.cache",

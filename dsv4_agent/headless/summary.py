@@ -28,9 +28,9 @@ def markdown(result: Mapping[str, Any]) -> str:
     outcome = "finished" if not result["is_error"] else f"`{result['subtype']}`"
     lines = [f"### dsv4: {outcome} (exit {result['exit_code']})", ""]
     if result["error"]:
-        lines += [*_fenced(result["error"]), ""]
+        lines += [*fenced(result["error"]), ""]
     if result["result"]:
-        lines += [*_fenced(result["result"]), ""]
+        lines += [*fenced(result["result"]), ""]
     files: Sequence[str] = result["files_changed"]
     if files:
         stat = (result["git"] or {}).get("diffstat", {})
@@ -39,11 +39,11 @@ def markdown(result: Mapping[str, Any]) -> str:
         shown = [plain_line(name) for name in files[:_FILES_SHOWN]]
         if len(files) > _FILES_SHOWN:
             shown.append(f"… and {len(files) - _FILES_SHOWN} more")
-        lines += [*_fenced("\n".join(shown)), ""]
+        lines += [*fenced("\n".join(shown)), ""]
     denials: Sequence[Mapping[str, Any]] = result["permission_denials"]
     if denials:
         reasons = "\n".join(plain_line(f"{entry['tool']}: {entry['reason']}") for entry in denials)
-        lines += ["Denied:", "", *_fenced(reasons), ""]
+        lines += ["Denied:", "", *fenced(reasons), ""]
     usage = result["usage"]
     cached, sampled = usage["cached_input_tokens"], usage["output_tokens"]
     tokens = f"{usage['input_tokens']} input ({cached} cached), {sampled} output"
@@ -55,7 +55,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _fenced(text: str) -> list[str]:
+def fenced(text: str) -> list[str]:
+    """Foreign text as a block of Markdown that it can't get out of."""
     text = plain(text)
     fence = "```"
     while fence in text:

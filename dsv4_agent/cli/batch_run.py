@@ -1,0 +1,151 @@
+"""From what stood on the command line to a running batch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsv4_agent.batch.job import ModelChoice
+from dsv4_agent.batch.ledger import Charter
+from dsv4_agent.batch.one_batch import Begun, begin, go_on
+from dsv4_agent.batch.plan import Plan, PlanError, load_plan, parse_plan
+from dsv4_agent.batch.preparation import Prepared, prepare
+from dsv4_agent.batch.run import Settings, execute, parse_report
+from dsv4_agent.batch.runs import find_run
+from dsv4_agent.batch.template import Template
+from dsv4_agent.headless.atomic_file import require_writable
+from dsv4_agent.loop.events import Subtype
+from dsv4_agent.session.journal import JournalError
+from dsv4_agent.workbench.exit_codes import ExitCode
+from dsv4_agent.workbench.failures import RunFailure
+from dsv4_agent.workbench.git_command import top_level
+from dsv4_agent.workbench.plain_text import plain, plain_line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """The command line. `sources` are of `items`, `changes` of the plan; only what was given is there."""
+
+    what: str | None
+    sources: Mapping[str, Any]
+    changes: Mapping[str, Any]
+    budget: Mapping[str, Any]
+    total: Mapping[str, Any]
+    directory: Path
+    resume: bool
+    dry_run: bool
+    allow_failures: int
+    executor: str
+    address: str | None
+    reports: tuple[str, ...]
+    json: bool
+    verbose: bool
+
+
+def start(given: Given) -> int:
+    """Run, resume or only show a batch; the exit code. Nothing was changed where it isn't 0, 1 or 59."""
+    try:
+        reports = tuple(parse_report(text) for text in given.reports)
+        for report in reports:
+            require_writable(report.path, f"--report {report.kind}")
+        if given.dry_run:
+            return _show(_prepared(given))
+        begun = _resumed(given) if given.resume else _begun(given)
+        try:
+            settings = _settings(given, begun)
+        except BaseException:
+            begun.ledger.close()
+            raise
+    except (PlanError, JournalError) as error:
+        return _fail(str(error), ExitCode.INPUT)
+    except RunFailure as failure:
+        return _fail(failure.line(), ExitCode(failure.code))
+    return execute(begun, settings)
+
+
+def plan_of(given: Given) -> tuple[Plan, Path]:
+    """The plan and the folder that its paths are relative to. Raises `PlanError`."""
+    if given.what is None:
+        raise PlanError("say what to do: a plan file, or an instruction with --each")
+    path = Path(given.what)
+    if given.what.endswith(".toml") or (path.is_file() and not given.sources):
+        plan, folder = load_plan(path), path.resolve().parent
+        if given.sources:
+            raise PlanError("a plan names its own items; leave out --each and the like")
+        data = plan.model_dump(mode="json", exclude_unset=True)
+    else:
+        if not given.sources:
+            raise PlanError("an instruction needs items; add --each, --lines, --jsonl or --from-command")
+        data, folder = {"prompt": given.what, "items": dict(given.sources)}, Path.cwd()
+    data |= given.changes
+    for name, part in (("budget", given.budget), ("total", given.total)):
+        if part:
+            data[name] = {**data.get(name, {}), **part}
+    return parse_plan(data, given.what if given.what.endswith(".toml") else "command line"), folder
+
+
+def _prepared(given: Given) -> Prepared:
+    plan, folder = plan_of(given)
+    directory = given.directory.resolve()
+    if not directory.is_dir():
+        raise RunFailure(Subtype.INPUT, f"{given.directory} is not a directory", "Check -C.")
+    return prepare(plan, top_level(directory) or directory, folder)
+
+
+def _begun(given: Given) -> Begun:
+    prepared = _prepared(given)
+    for note in prepared.notes:
+        print(f"dsv4: note: {plain_line(note)}", file=sys.stderr)
+    return begin(prepared.charter)
+
+
+def _resumed(given: Given) -> Begun:
+    directory = given.directory.resolve()
+    top = top_level(directory) or directory
+    named = given.what is not None and not given.what.endswith(".toml")
+    run = find_run(given.what if named else None, top)
+    plan = plan_of(given)[0] if given.what is not None and not named else None
+    return go_on(run, plan)
+
+
+def _settings(given: Given, begun: Begun) -> Settings:
+    from dsv4_agent.batch.local import LocalExecutor
+
+    plan = begun.ledger.charter.plan
+    if given.executor != "local":
+        cause = f"there is no executor {given.executor!r}"
+        raise RunFailure(Subtype.INPUT, cause, "Use local.")
+    model = ModelChoice(name=plan.model or "nano", effort=plan.effort, temperature=plan.temperature)
+    return Settings(
+        executor=LocalExecutor(),
+        model=model,
+        allowed_failures=given.allow_failures,
+        reports=tuple(parse_report(text) for text in given.reports),
+        json=given.json,
+        verbose=given.verbose,
+    )
+
+
+def _show(prepared: Prepared) -> int:
+    charter: Charter = prepared.charter
+    plan, items = charter.plan, charter.items
+    for note in prepared.notes:
+        print(f"note: {plain_line(note)}")
+    for base in charter.bases.values():
+        print(f"base: {base.commit[:12]} of {plain_line(str(base.repository))}")
+    print(f"items: {len(items)}")
+    for item in items:
+        print(f"  {item.index + 1:>4}  {item.id}")
+    first = items[0]
+    print(f"\nprompt of {first.id}:\n{plain(Template.parse(plan.prompt or '').text(first.values))}")
+    for command in plan.verify:
+        print(f"\nverify: {plain(Template.parse(command).command(first.values))}")
+    return ExitCode.OK
+
+
+def _fail(text: str, code: ExitCode) -> int:
+    print(f"dsv4: error: {plain_line(' '.join(text.split()))}", file=sys.stderr)
+    return int(code)
