@@ -93,8 +93,9 @@ class Checkouts:
 
     def prepare(self) -> None:
         """Make the repository, if it isn't there. Raises `RunFailure` (54)."""
-        if (self._git / "ready").exists():
+        if self.is_ready():
             return
+        self.folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self._git, ignore_errors=True)
         self._trees.mkdir(parents=True, exist_ok=True)
         user = self.base.repository
@@ -116,6 +117,10 @@ class Checkouts:
                 file.write(f"[core]\n{settings}")
         self._run("update-ref", "refs/heads/base", self.base.commit)
         (self._git / "ready").touch()
+
+    def is_ready(self) -> bool:
+        """Whether the repository has been made."""
+        return (self._git / "ready").exists()
 
     def worktree(self, name: str, commit: str | None = None) -> Path:
         """A fresh worktree `name` of a commit (default: the base) on a branch of its own.

@@ -6,6 +6,7 @@ Every step is on the ledger before the next begins, so that a batch killed at an
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -74,8 +75,7 @@ class Coordinator:
         finished = self._ledger.progress.results
         yield BatchStarted(self._run.id, len(items), len(finished), self._plan.jobs)
         for checkouts in self._checkouts.values():
-            checkouts.folder.mkdir(parents=True, exist_ok=True)
-            await asyncio.to_thread(checkouts.prepare)
+            await asyncio.to_thread(self._prepare, checkouts)
         for result in finished.values():
             self._spent += result.spent
         waiting = [item for item in items if item.id not in finished]
@@ -96,9 +96,21 @@ class Coordinator:
         self._ledger.end(int(failed))
         for checkouts in self._checkouts.values():
             await asyncio.to_thread(checkouts.close)
+        await asyncio.to_thread(shutil.rmtree, self._run.path / "repositories", True)
         yield BatchEnded(
             self._run.id, tuple(results.values()), self._spent, monotonic() - self._began, failed
         )
+
+    def _prepare(self, checkouts: Checkouts) -> None:
+        """Make the checkouts; where they were cleaned away, what depends on them counts no more."""
+        if not checkouts.is_ready():
+            own = [i for i in self._items.values() if i.repository == checkouts.base.repository]
+            for item in own:
+                if item.id not in self._ledger.progress.results:
+                    shutil.rmtree(self._run.item(item.index), ignore_errors=True)
+            if any(item.id in self._ledger.progress.integrated for item in own):
+                self._ledger.integration_lost([item.id for item in own])
+        checkouts.prepare()
 
     async def _work(self, items: list[Item]) -> AsyncGenerator[BatchEvent, None]:
         """Do items side by side, at most `jobs` at once."""

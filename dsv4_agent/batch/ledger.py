@@ -115,6 +115,12 @@ class Ledger:
         self._journal.write("item.integrated", _outcome_json(outcome), sync=True)
         self.progress.integrated[outcome.id] = outcome
 
+    def integration_lost(self, ids: Sequence[str]) -> None:
+        """The repository with these items' commits is gone: they are to be integrated again."""
+        self._journal.write("integration.lost", {"ids": list(ids)}, sync=True)
+        for id in ids:
+            self.progress.integrated.pop(id, None)
+
     def delivered(self, what: str, where: str) -> None:
         """A branch or a file was handed over."""
         self._journal.write("delivered", {"what": what, "where": where}, sync=True)
@@ -158,6 +164,9 @@ def _replay(record: Record, progress: Progress) -> None:
         case "item.redone":
             progress.results.pop(data["id"], None)
             progress.integrated.pop(data["id"], None)
+        case "integration.lost":
+            for id in data["ids"]:
+                progress.integrated.pop(id, None)
         case "item.integrated":
             progress.integrated[data["id"]] = Integrated(
                 data["id"], data["commit"], State(data["state"]), data["reason"], data["output"]

@@ -26,13 +26,14 @@ class Lines:
         self._write = write
         self._verbose = verbose
         self._total = 0
-        self._ended = 0
+        self._before = 0
+        self._ended: set[str] = set()
 
     def show(self, event: BatchEvent) -> None:
         """Take the next event."""
         match event:
             case BatchStarted(run, items, finished, jobs):
-                self._total, self._ended = items, finished
+                self._total, self._before = items, finished
                 before = f", {finished} finished before" if finished else ""
                 self._write(f"batch {run}: {items} items{before}, {jobs} at once")
             case ItemStarted(id, resumed):
@@ -41,9 +42,10 @@ class Lines:
                 if self._verbose or "died" in text:
                     self._write(f"  {id}: {plain_line(text, 200)}")
             case ItemEnded(result):
-                self._ended += 1
+                self._ended.add(result.id)
                 state = "verified" if result.state is State.DONE else result.state.value
-                parts = [f"[{self._ended}/{self._total}] {state}: {result.id}", change(result), why(result)]
+                count = f"[{self._before + len(self._ended)}/{self._total}]"
+                parts = [f"{count} {state}: {result.id}", change(result), why(result)]
                 self._write("; ".join(part for part in parts if part))
             case ItemIntegrated(outcome):
                 reason = f"; {plain_line(outcome.reason, 200)}" if outcome.reason else ""

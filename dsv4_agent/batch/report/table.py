@@ -42,6 +42,8 @@ class LiveTable:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._running: dict[str, tuple[float, str]] = {}
+        self._before = 0
+        self._ended: set[str] = set()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -57,6 +59,7 @@ class LiveTable:
         match event:
             case BatchStarted(run, items, finished, jobs):
                 self._say(Text(f"batch {run}: {items} items, {jobs} at once", "bold"))
+                self._before = finished
                 self._progress.update(self._task, total=items, completed=finished)
                 self._live.start()
             case ItemStarted(id, _):
@@ -66,7 +69,8 @@ class LiveTable:
                 self._running[id] = (began, plain_line(text, 60))
             case ItemEnded(result):
                 self._running.pop(result.id, None)
-                self._progress.advance(self._task)
+                self._ended.add(result.id)
+                self._progress.update(self._task, completed=self._before + len(self._ended))
                 self._say(_line(result, "verified" if result.state is State.DONE else result.state.value))
             case ItemIntegrated(outcome):
                 self._progress.update(self._task, description="integrating")
