@@ -9,7 +9,12 @@ from typing import Annotated
 import typer
 
 from dsv4_agent.chat.options import ChatOptions
-from dsv4_agent.cli.engine_options import CacheFormatOption, MemoryBudgetOption, ThreadsOption
+from dsv4_agent.cli.engine_options import (
+    CacheFormatOption,
+    DeviceOption,
+    MemoryBudgetOption,
+    ThreadsOption,
+)
 from dsv4_agent.cli.front_end import wants_plain
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
 from dsv4_agent.permissions.rules import Rule, RuleError, parse_rules
@@ -73,6 +78,7 @@ def chat(
     seed: Annotated[int | None, typer.Option("--seed", help="Makes sampling repeatable.")] = None,
     cache_format: CacheFormatOption = None,
     memory_budget: MemoryBudgetOption = None,
+    device: DeviceOption = None,
     threads: ThreadsOption = None,
     plain: Annotated[
         bool,
@@ -98,7 +104,9 @@ def chat(
             effort=effort,
             temperature=temperature,
             top_p=top_p,
-            engine=EngineChoice(cache_format=cache_format, memory_budget=memory_budget, threads=threads),
+            engine=EngineChoice(
+                cache_format=cache_format, memory_budget=memory_budget, threads=threads, device=device
+            ),
         ),
         permission_mode=mode,
         sandbox=sandbox,

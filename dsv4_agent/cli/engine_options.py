@@ -30,6 +30,14 @@ MemoryBudgetOption = Annotated[
         help="Most memory for experts, e.g. '20 GiB'; the others are read from disk when needed.",
     ),
 ]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="cpu|cuda|LIST",
+        help="Where the model goes; a list as 'cuda:0,cuda:1' splits its layers. Default: the CPU.",
+    ),
+]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads. Default: one a physical core.")
 ]

@@ -50,6 +50,7 @@ _SETTINGS: Final = """\
   cache_limit = "4 GiB"          # KV states on disk (dsv4 cache); 0: none. DSV4_KV_CACHE_LIMIT overrides it
   cache_format = "fp8+fp4"       # fp32, bf16, fp8, fp8+fp4: as --cache-format
   memory_budget = "20 GiB"       # as --memory-budget
+  device = "cuda:0,cuda:1"       # as --device
   threads = 8                    # as --threads
 
   [keys]                         # the id of a key binding = other keys, comma-separated

@@ -8,7 +8,12 @@ from typing import Annotated
 
 import typer
 
-from dsv4_agent.cli.engine_options import CacheFormatOption, MemoryBudgetOption, ThreadsOption
+from dsv4_agent.cli.engine_options import (
+    CacheFormatOption,
+    DeviceOption,
+    MemoryBudgetOption,
+    ThreadsOption,
+)
 from dsv4_agent.dsml.dialect import GrammarMode
 from dsv4_agent.headless.options import OutputFormat, RunOptions
 from dsv4_agent.headless.prompt_input import PromptSource
@@ -157,6 +162,7 @@ def run(
     ] = GrammarMode.ON,
     cache_format: CacheFormatOption = None,
     memory_budget: MemoryBudgetOption = None,
+    device: DeviceOption = None,
     threads: ThreadsOption = None,
     patch: Annotated[
         Path | None,
@@ -210,6 +216,7 @@ def run(
             engine=EngineChoice(
                 cache_format=cache_format,
                 memory_budget=memory_budget,
+                device=device,
                 threads=threads,
                 keep_conversations=not ephemeral,
                 user_settings=not ignore_user_config,

@@ -42,6 +42,7 @@ def resolved(choice: EngineChoice) -> EngineChoice:
         choice,
         cache_format=choice.cache_format or own.cache_format,
         memory_budget=own.memory_budget if choice.memory_budget is None else choice.memory_budget,
+        device=choice.device or own.device,
         threads=own.threads if choice.threads is None else choice.threads,
         cache_limit=cache_limit(settings) if choice.cache_limit is None else choice.cache_limit,
     )

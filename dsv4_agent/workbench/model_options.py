@@ -25,6 +25,7 @@ class Effort(StrEnum):
 class EngineChoice:
     """How a model in this process runs. `None` means: as the user's settings say, else the engine's default.
 
+    `device` names where the model goes, e.g. "cuda" or "cuda:0,cuda:1" (its layers are split over these).
     `memory_budget` (bytes) bounds the experts in memory, `cache_limit` (bytes, 0: none) the KV states on
     disk. `keep_conversations` says whether such a state may hold more than the system prompt;
     `user_settings` whether the user's settings count.
@@ -33,6 +34,7 @@ class EngineChoice:
     cache_format: CacheFormat | None = None
     memory_budget: int | None = None
     threads: int | None = None
+    device: str | None = None
     cache_limit: int | None = None
     keep_conversations: bool = True
     user_settings: bool = True

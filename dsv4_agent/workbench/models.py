@@ -117,6 +117,7 @@ def _in_process(options: ModelOptions) -> tuple[InProcessBackend, bool]:
         cache_format=choice.cache_format,
         store=PrefixStore(kv_folder(), choice.cache_limit) if choice.cache_limit else None,
         memory_budget=choice.memory_budget,
+        device=choice.device,
     )
     try:
         engine = Engine.load(

@@ -11,6 +11,7 @@ cache_limit = "4 GiB"        # KV states on disk; 0: none
 cache_format = "fp8+fp4"     # fp32, bf16, fp8
 memory_budget = "20 GiB"     # experts in memory; the others are read when they are needed
 threads = 8
+device = "cuda:0,cuda:1"     # layers are split over several
 [keys]
 "app.cycle_mode" = "shift+tab"
 """
@@ -82,7 +83,7 @@ def load_settings(path: Path | None = None) -> Settings:
 
 
 def _engine(path: Path, table: Mapping[str, object]) -> EngineChoice:
-    _only(path, table, {"cache_limit", "cache_format", "memory_budget", "threads"}, "engine")
+    _only(path, table, {"cache_limit", "cache_format", "memory_budget", "threads", "device"}, "engine")
     choice = _value(path, table, "cache_format", str)
     if choice is not None and choice not in list(CacheFormat):
         raise SettingsError(f"{path}: [engine] cache_format must be one of {', '.join(CacheFormat)}")
@@ -93,6 +94,7 @@ def _engine(path: Path, table: Mapping[str, object]) -> EngineChoice:
         cache_format=None if choice is None else CacheFormat(choice),
         memory_budget=_bytes(path, table, "memory_budget"),
         threads=threads if isinstance(threads, int) else None,
+        device=_value(path, table, "device", str),
         cache_limit=_bytes(path, table, "cache_limit"),
     )
 

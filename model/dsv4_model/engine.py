@@ -285,6 +285,11 @@ class Engine:
         if len(stages) > 1:
             from dsv4_model.split_passes import SplitPasses
 
+            if any(stage.device.type == "cpu" for stage in stages):
+                self.notice = (
+                    "Running some layers on the CPU with PyTorch, many times slower than the native back "
+                    "end, which takes all layers or none: leave out --device, or name GPUs alone."
+                )
             return SplitPasses(self.config, tuple(self._open_stage(stage) for stage in stages))
         if options.native is not False and stages[0].device.type == "cpu":
             from dsv4_model.kernels.native import NativePasses

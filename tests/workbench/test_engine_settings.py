@@ -19,6 +19,7 @@ cache_limit = "500 MB"
 cache_format = "fp8"
 memory_budget = 1024
 threads = 3
+device = "cuda:0,cuda:1"
 """
 
 
@@ -74,9 +75,11 @@ def test_the_file_fills_in_what_the_command_line_leaves_open(settings: Path) -> 
         cache_format=CacheFormat.FP8,
         memory_budget=1024,
         threads=1,
+        device="cuda:0,cuda:1",
         cache_limit=500_000_000,
         keep_conversations=False,
     )
+    assert resolved(EngineChoice(device="cpu")).device == "cpu"
     alone = resolved(EngineChoice(user_settings=False))
     assert (alone.cache_format, alone.cache_limit) == (None, 4 << 30)
 
@@ -109,6 +112,7 @@ def test_a_repository_s_file_is_not_read(tmp_path: Path, monkeypatch: pytest.Mon
         ("memory_budget = 1.5", "memory_budget must be a size"),
         ('cache_format = "int4"', "cache_format must be one of fp32, bf16, fp8, fp8.fp4"),
         ("cache_format = 8", "cache_format must be a text"),
+        ("device = 0", "device must be a text"),
         ("threads = 0", "threads must be a number of at least 1"),
         ("threads = true", "threads must be a number"),
         ("speed = 9", "speed is unknown"),

@@ -55,6 +55,15 @@ def test_a_slow_engine_is_said_once_before_all_else(monkeypatch: pytest.MonkeyPa
     assert notes[0].startswith("Running on PyTorch") and notes[0].endswith("Install g++.")
 
 
+def test_a_model_over_several_devices_answers_and_says_what_is_slow() -> None:
+    opened = open_model(ModelOptions(engine=EngineChoice(device="cpu,cpu", cache_limit=0)))
+    assert isinstance(opened.backend, InProcessBackend)
+    assert len(opened.backend._engine.stages) == 2
+    assert "PyTorch" in opened.notes[0]
+    failure = failure_of(ModelOptions(engine=EngineChoice(device="nowhere")))
+    assert failure.ending is Subtype.CONFIG and "names no device" in failure.line()
+
+
 def failure_of(options: ModelOptions) -> RunFailure:
     with pytest.raises(RunFailure) as caught:
         open_model(options)
