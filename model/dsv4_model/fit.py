@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -15,6 +15,7 @@ from dsv4_model.accounting import (
     weight_bytes_per_token,
 )
 from dsv4_model.config import ModelConfig
+from dsv4_model.gpu_shares import GpuShare, gpu_shares
 from dsv4_model.machine import Machine
 
 __all__ = ["RUNTIME_BYTES", "Fit", "Place", "Verdict", "gigabytes", "judge", "longest_context"]
@@ -22,6 +23,8 @@ __all__ = ["RUNTIME_BYTES", "Fit", "Place", "Verdict", "gigabytes", "judge", "lo
 RUNTIME_BYTES: Final = 1 << 29
 """What a process needs beside weights and cache: interpreter and PyTorch (some 220 MB), activations of one
 prefill chunk, allocator slack."""
+_GPU_RESERVE: Final = 1 << 30  # of each GPU that has a part: activations, graphs, allocator slack
+_SERVE: Final = "serve it (vLLM, SGLang, llama.cpp)"
 _USEFUL_CONTEXT: Final = 4096  # tokens; advising less would help nobody's coding session
 
 
@@ -52,6 +55,7 @@ class Fit:
         available: bytes of memory that may be used; None if unknown.
         expert_budget: bytes that remain for experts in memory; None unless experts stay on disk.
         longest_context: most tokens for which the verdict stands; 0 where nothing fits.
+        gpu_shares: which layers go to which GPU, where it takes several to hold them.
         reasons, advice: one line each.
     """
 
@@ -62,6 +66,7 @@ class Fit:
     place: Place | None = None
     expert_budget: int | None = None
     longest_context: int = 0
+    gpu_shares: tuple[GpuShare, ...] = ()
     reasons: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
 
@@ -124,8 +129,15 @@ def judge(
         longest = longest_context(config, room - needs.weights - RUNTIME_BYTES, cache)
         if place is Place.GPU:
             reasons.append("One GPU's memory holds it all; main memory doesn't.")
-            advice.append("Serve it from the GPU (vLLM, SGLang, llama.cpp) and connect to that server.")
+            advice.append(f"Run it with --device cuda, or {_SERVE} from the GPU.")
         return _fit(Verdict.FITS, needs, machine, reasons, advice, place=place, longest=longest)
+    if len(machine.gpus) > 1:
+        shares = gpu_shares(config, machine.gpus, context=context, cache=cache, reserve=_GPU_RESERVE)
+        if shares:
+            reasons += ["All GPUs together hold it, each some of the layers:", *map(_share_line, shares)]
+            advice.append(f"Run it with --device cuda, or {_SERVE} from the GPUs.")
+            split = _fit(Verdict.FITS, needs, machine, reasons, advice, place=Place.GPU, longest=context)
+            return replace(split, gpu_shares=shares)
     disk = on_disk or machine.disk_free is None or machine.disk_free >= needs.weights
     if needs.minimum > machine.available or not disk:
         reasons.append(f"Even with experts left on disk, {gigabytes(needs.minimum)} must be in memory.")
@@ -219,6 +231,12 @@ def _machine_line(machine: Machine) -> str:
     if machine.disk_free is not None:
         parts.append(f"{gigabytes(machine.disk_free)} of disk are free")
     return f"This machine: {'; '.join(parts)}."
+
+
+def _share_line(share: GpuShare) -> str:
+    return (
+        f"layers {share.first} to {share.last} on GPU {share.gpu} ({share.name}): {gigabytes(share.nbytes)}."
+    )
 
 
 def _offload(needs: _Needs, budget: int) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from dsv4_model.checkpoint_file import TensorInfo
 from dsv4_model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from dsv4_model.checkpoint_file import TensorInfo
 
 __all__ = ["LayerSplit", "LayerSplitError", "layer_sizes", "split_layers"]
 

@@ -17,7 +17,9 @@ from dsv4_model.config import CSA_RATIO, ModelConfig
 __all__ = [
     "Component",
     "Parameters",
+    "embedding_bytes",
     "expert_bytes",
+    "layer_weight_bytes",
     "parameters",
     "tensor_count",
     "weight_bytes",
@@ -102,6 +104,19 @@ def weight_bytes(config: ModelConfig) -> dict[Component, int]:
         sizes[_component(config, tensors.kind)] += _stored(config, tensors)
     sizes[Component.MTP] = sum(_stored(config, tensors) for tensors in _draft(config))
     return sizes
+
+
+def layer_weight_bytes(config: ModelConfig) -> list[int]:
+    """Stored bytes of each main layer."""
+    return [
+        sum(_stored(config, t) for t in _layer(config, config.ratio(n), hashed=config.is_hash_routed(n)))
+        for n in range(config.num_hidden_layers)
+    ]
+
+
+def embedding_bytes(config: ModelConfig) -> int:
+    """Stored bytes of the embedding table."""
+    return _stored(config, _Tensors(_Kind.EMBEDDING, (config.vocab_size, config.hidden_size)))
 
 
 def weight_bytes_per_token(config: ModelConfig) -> dict[Component, int]:

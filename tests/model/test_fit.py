@@ -112,11 +112,27 @@ def test_gpus() -> None:
     large = Gpu("large", 192 * GB, 190 * GB)
     verdict = fit(flash, 24 * GB, gpus=(h200, large))
     assert verdict.verdict is Verdict.FITS and verdict.place is Place.GPU
-    assert any("Serve it from the GPU" in line for line in verdict.advice)
+    assert any("--device cuda, or serve it" in line for line in verdict.advice)
+    assert verdict.gpu_shares == ()
     for available in (24 * GB, 8 * GB):
-        verdict = fit(flash, available, gpus=(h200, h200))
-        assert verdict.verdict is not Verdict.FITS
-        assert any("server over all 2 GPUs" in line for line in verdict.advice)
+        h100 = Gpu("H100", 80 * GB, 79 * GB)
+        verdict = fit(flash, available, gpus=(h100, h100))
+        assert verdict.verdict is not Verdict.FITS and verdict.gpu_shares == ()
+
+
+@pytest.mark.parametrize("config", [flash, pro])
+def test_several_gpus_hold_it_layer_by_layer(config: ModelConfig) -> None:
+    needed = sum(weight_bytes(config).values()) + kv_bytes(config, 131_072, COARSE).held
+    gpus = tuple(Gpu("big", needed, needed // 3) for _ in range(4))
+    verdict = fit(config, 8 * GB, gpus=gpus)
+    assert verdict.verdict is Verdict.FITS and verdict.place is Place.GPU
+    shares = verdict.gpu_shares
+    assert [n for share in shares for n in range(share.first, share.last + 1)] == list(
+        range(config.num_hidden_layers)
+    )
+    assert sum(share.nbytes for share in shares) == needed
+    assert max(share.nbytes for share in shares) < 1.1 * needed / 4
+    assert any("layers 0 to" in line and "GPU 0 (big)" in line for line in verdict.reasons)
 
 
 def test_unknown_memory() -> None:
