@@ -47,6 +47,8 @@ DEFAULT_TOOLS = (
     "edit",
     "grep",
     "glob",
+    "outline",
+    "symbols",
     "git_status",
     "git_diff",
     "git_log",

@@ -38,7 +38,7 @@ def call(context: ToolContext) -> Call:
     """`await call("read", path="x")` gives the result; a ToolError becomes a result with its text."""
     tools = default_tools()
 
-    async def run(name: str, *, path_env: str | None = None, **arguments: Any) -> ToolResult:
+    async def run(name: str, /, *, path_env: str | None = None, **arguments: Any) -> ToolResult:
         used = context
         if path_env is not None:
             used = replace(context, environment={**context.environment, "PATH": path_env})

@@ -25,6 +25,8 @@ FROZEN: dict[str, tuple[Effect, dict[str, str], list[str]]] = {
         ["pattern"],
     ),
     "glob": (Effect.READ, {"pattern": S, "path": S}, ["pattern"]),
+    "outline": (Effect.READ, {"path": "string"}, ["path"]),
+    "symbols": (Effect.READ, {"name": "string", "path": "string"}, ["name"]),
     "git_status": (Effect.READ, {}, []),
     "git_diff": (Effect.READ, {"path": S, "staged": B}, []),
     "git_log": (Effect.READ, {"limit": I, "path": S}, []),

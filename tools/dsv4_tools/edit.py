@@ -12,6 +12,7 @@ from dsv4_tools.base import ChangeKind, Effect, FileChange, Tool, ToolContext, T
 from dsv4_tools.diff import unified_diff
 from dsv4_tools.matching import Match
 from dsv4_tools.nearest import nearest_lines
+from dsv4_tools.syntax.check import broken_by
 from dsv4_tools.text import changed_lines, decode, encode_argument, is_binary, plural, visible
 from dsv4_tools.threads import in_thread
 from dsv4_tools.workspace import Content, Located
@@ -66,6 +67,8 @@ def _edit(args: EditArgs, context: ToolContext) -> ToolResult:
     report = f"Edited {plan.located.shown}: {plural(plan.replacements, 'replacement')}."
     if plan.match is not Match.EXACT:
         report += f"\n{_RELAXED[plan.match]}"
+    if broken := broken_by(plan.located.shown, plan.content.data, plan.data):
+        report += f"\n{visible(broken)}"
     return ToolResult(report, changes=plan.changes, match=plan.match.value)
 
 

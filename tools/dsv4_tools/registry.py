@@ -13,8 +13,10 @@ from dsv4_tools.git_show import GitShow
 from dsv4_tools.git_status import GitStatus
 from dsv4_tools.glob import Glob
 from dsv4_tools.grep import Grep
+from dsv4_tools.outline import Outline
 from dsv4_tools.read import Read
 from dsv4_tools.shell import Shell
+from dsv4_tools.symbols import Symbols
 from dsv4_tools.write import Write
 
 
@@ -27,6 +29,8 @@ def default_tools() -> dict[str, Tool[Any]]:
         Edit(),
         Grep(),
         Glob(),
+        Outline(),
+        Symbols(),
         GitStatus(),
         GitDiff(),
         GitLog(),

@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field
 
 from dsv4_tools.base import ChangeKind, Effect, FileChange, Tool, ToolContext, ToolError, ToolResult
 from dsv4_tools.diff import unified_diff
-from dsv4_tools.text import changed_lines, encode_argument, line_count, plural
+from dsv4_tools.syntax.check import broken_by
+from dsv4_tools.text import changed_lines, encode_argument, line_count, plural, visible
 from dsv4_tools.threads import in_thread
 from dsv4_tools.workspace import Located
 
@@ -35,20 +36,23 @@ class Write(Tool[WriteArgs]):
         return await in_thread(_write, args, context)
 
     async def preview(self, args: WriteArgs, context: ToolContext) -> tuple[FileChange, ...]:
-        return ((await in_thread(_plan, args, context))[2],)
+        return ((await in_thread(_plan, args, context))[-1],)
 
 
 def _write(args: WriteArgs, context: ToolContext) -> ToolResult:
-    located, data, change = _plan(args, context)
+    located, data, before, change = _plan(args, context)
     created = context.workspace.write(located, data)
     verb = "Created" if created else "Wrote"
+    report = f"{verb} {located.shown} ({plural(line_count(args.content), 'line')})."
+    if broken := broken_by(located.shown, before, data):
+        report += f"\n{visible(broken)}"
     return ToolResult(
-        f"{verb} {located.shown} ({plural(line_count(args.content), 'line')}).",
+        report,
         changes=(replace(change, kind=ChangeKind.ADD if created else ChangeKind.UPDATE),),
     )
 
 
-def _plan(args: WriteArgs, context: ToolContext) -> tuple[Located, bytes, FileChange]:
+def _plan(args: WriteArgs, context: ToolContext) -> tuple[Located, bytes, bytes, FileChange]:
     context.require_writable()
     workspace = context.workspace
     located = workspace.locate(args.path)
@@ -56,11 +60,12 @@ def _plan(args: WriteArgs, context: ToolContext) -> tuple[Located, bytes, FileCh
         raise ToolError(f"{args.path} is a directory.")
     workspace.check_writable(located)
     data = encode_argument(args.content, "content")
-    before = ""
+    old = b""
     exists = located.real.exists()
     if exists and workspace.size(located) <= _OLD_LIMIT:
-        before = workspace.read(located).data.decode("utf-8", "replace")
+        old = workspace.read(located).data
+    before = old.decode("utf-8", "replace")
     added, removed = changed_lines(before, args.content)
     kind = ChangeKind.UPDATE if exists else ChangeKind.ADD
     diff = unified_diff(before, args.content)
-    return located, data, FileChange(located.shown, kind, added, removed, diff)
+    return located, data, old, FileChange(located.shown, kind, added, removed, diff)
