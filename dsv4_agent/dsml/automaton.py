@@ -84,10 +84,11 @@ State = Literal | Value | FreeName
 
 
 class Automaton:
-    """The grammar of one set of tools in one dialect."""
+    """The grammar of one set of tools in one dialect; with `single` a block has exactly one call."""
 
-    def __init__(self, tools: Mapping[str, ToolSchema], dialect: Dialect) -> None:
+    def __init__(self, tools: Mapping[str, ToolSchema], dialect: Dialect, *, single: bool = False) -> None:
         self._tools = tools
+        self._single = single
         tags = tags_of(dialect)
         self._calls = tags.calls.removeprefix(wire.DSML)
         self._invoke = tags.invoke.removeprefix(wire.DSML)
@@ -162,7 +163,7 @@ class Automaton:
     def _build_calls(self, first: bool) -> Literal:
         root = Literal()
         lead = f"{self._calls}>\n<\0" if first else "<\0"
-        for name in self._tools:
+        for name in self._tools if first or not self._single else ():
             _plant(root, f'{lead}{self._invoke} name="{name}">\n', Call(name, frozenset(), 0))
         if not first:
             _plant(root, f"</\0{self._calls}>", End())

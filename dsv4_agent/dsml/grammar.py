@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
@@ -24,6 +25,7 @@ class DsmlConstraint:
     It wakes when the token `｜DSML｜` is sampled behind a `<` that begins a line outside fenced code (where
     the parser would see a block, too) and holds until the end of the turn. `counted` is the number of tokens
     sampled while it was awake; `violations` how many of them the grammar forbids, after which it gives up.
+    With `single` a block has exactly one call.
     """
 
     def __init__(
@@ -32,10 +34,12 @@ class DsmlConstraint:
         vocabulary: Vocabulary,
         dialect: Dialect = Dialect.V4,
         mode: GrammarMode = GrammarMode.ON,
+        *,
+        single: bool = False,
     ) -> None:
         self.counted = 0
         self.violations = 0
-        self._grammar = _grammar_of(tools, vocabulary, dialect)
+        self._grammar = _grammar_of(tools, vocabulary, dialect, single)
         self._awake = bool(tools) and mode is not GrammarMode.OFF
         self._masks = mode is GrammarMode.ON
         self._state: State | None = None
@@ -161,18 +165,24 @@ class _TokenIndex:
             *self.text_ids,
             *([] if self.special.dsml is None else [self.special.dsml]),
         ]
-        self.grammars: dict[object, _Grammar] = {}
+        self.grammars: OrderedDict[object, _Grammar] = OrderedDict()
 
 
+_KEPT = 32
 _INDEXES: WeakKeyDictionary[Vocabulary, _TokenIndex] = WeakKeyDictionary()
 
 
-def _grammar_of(tools: Mapping[str, ToolSchema], vocabulary: Vocabulary, dialect: Dialect) -> _Grammar:
+def _grammar_of(
+    tools: Mapping[str, ToolSchema], vocabulary: Vocabulary, dialect: Dialect, single: bool
+) -> _Grammar:
     index = _INDEXES.get(vocabulary)
     if index is None:
         index = _INDEXES[vocabulary] = _TokenIndex(vocabulary)
-    key = (dialect, tuple((name, repr(schema.parameters)) for name, schema in tools.items()))
+    key = (dialect, single, tuple((name, repr(schema.parameters)) for name, schema in tools.items()))
     grammar = index.grammars.get(key)
     if grammar is None:
-        grammar = index.grammars[key] = _Grammar(Automaton(tools, dialect), vocabulary, index)
+        grammar = _Grammar(Automaton(tools, dialect, single=single), vocabulary, index)
+        index.grammars[key] = grammar
+        if len(index.grammars) > _KEPT:  # a server meets many sets of tools
+            index.grammars.popitem(last=False)
     return grammar

@@ -1,0 +1,69 @@
+"""The ASGI application: routes, errors, and the guard in front of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from dsv4_agent.server.api_errors import ApiError, error_response
+from dsv4_agent.server.chat_completions import chat_completions
+from dsv4_agent.server.completions import completions
+from dsv4_agent.server.guard import Guard, GuardRules
+from dsv4_agent.server.models_endpoint import health, model, models
+from dsv4_agent.server.service import Service
+from dsv4_agent.server.streaming import ClientGoneError
+
+__all__ = ["create_app"]
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(service: Service, rules: GuardRules, more: Sequence[BaseRoute] = ()) -> Starlette:
+    """The application over one service, which handlers find in `request.app.state.service`."""
+    routes = [
+        Route("/health", health, methods=["GET"]),
+        Route("/v1/models", models, methods=["GET"]),
+        Route("/v1/models/{name:path}", model, methods=["GET"]),
+        Route("/v1/completions", completions, methods=["POST"]),
+        Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+        *more,
+    ]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Guard, rules=rules)],
+        exception_handlers={
+            ApiError: _api_error,
+            ClientGoneError: _nobody,
+            HTTPException: _http_error,
+            Exception: _bug,
+        },
+    )
+    app.state.service = service
+    return app
+
+
+async def _api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_response(error)
+
+
+async def _nobody(_: Request, error: Exception) -> Response:
+    """Nobody is there to read it; the status is the usual one for that in logs."""
+    return Response(status_code=499)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return error_response(ApiError(error.status_code, f"{error.detail}.", code="not_found"))
+
+
+async def _bug(_: Request, error: Exception) -> Response:
+    _log.error("a request failed: %s", type(error).__name__, exc_info=error)
+    return error_response(ApiError(500, "Internal error.", kind="server_error", code="internal_error"))

@@ -1,0 +1,111 @@
+"""Who may ask: the host a request is for, the page it comes from, the token it carries.
+
+A page in the user's browser can reach loopback as well; DNS rebinding gives it our address under its own
+name, which the Host header shows, and every other page shows its Origin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dsv4_agent.server.api_errors import ApiError, error_response
+
+__all__ = ["Guard", "GuardRules"]
+
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_OPEN_PATHS = frozenset({"/health"})
+"""Answered without a token; they tell nothing but that someone is there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardRules:
+    """`tokens`: any of them opens; none leaves the door open. `hosts` and `origins` are allowed besides
+    loopback's names and none.
+    """
+
+    tokens: tuple[str, ...] = ()
+    hosts: frozenset[str] = frozenset()
+    origins: frozenset[str] = frozenset()
+
+
+class Guard:
+    """ASGI middleware that refuses before anything of a body is read."""
+
+    def __init__(self, app: ASGIApp, rules: GuardRules) -> None:
+        self._app = app
+        self._rules = rules
+        self._digests = tuple(_digest(token) for token in rules.tokens)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
+            response = error_response(refusal)
+            response.headers["Connection"] = "close"
+            await response(scope, receive, send)
+            return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        headers = Headers(scope=scope)
+        if not self._knows(headers.getlist("host")):
+            return ApiError(
+                421,
+                "This server doesn't answer for that host name. Start it with --allowed-host NAME.",
+                code="host_not_allowed",
+            )
+        origin = headers.get("origin")
+        if origin is not None and origin not in self._rules.origins:
+            return ApiError(
+                403,
+                "Web pages may not use this server. Start it with --allowed-origin ORIGIN.",
+                kind="permission_error",
+                code="origin_not_allowed",
+            )
+        if self._digests and scope["path"] not in _OPEN_PATHS and not self._opens(headers):
+            return ApiError(
+                401,
+                "The token is missing or wrong. Send it as `Authorization: Bearer TOKEN`.",
+                kind="authentication_error",
+                code="invalid_api_key",
+            )
+        return None
+
+    def _knows(self, hosts: list[str]) -> bool:
+        if len(hosts) != 1:
+            return False
+        name = _without_port(hosts[0].strip().lower())
+        return name in _LOOPBACK_NAMES or name in self._rules.hosts or _is_loopback(name)
+
+    def _opens(self, headers: Headers) -> bool:
+        """Whether a request carries the token, as OpenAI's or as Anthropic's clients send it."""
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            given = headers.get("x-api-key", "")
+        digest = _digest(given.strip())
+        # Digests are compared, and all of them, so that time tells neither length nor which one is near.
+        found = [hmac.compare_digest(digest, known) for known in self._digests]
+        return any(found)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdecimal() and (":" not in name or name.endswith("]")) else host
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,139 @@
+"""Server-sent events: chunks as they come, a comment when nothing comes for long, errors as a last chunk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from dsv4_agent.server.api_errors import ApiError
+
+__all__ = ["ClientGoneError", "EventStream", "data_line", "merged", "unless_gone"]
+
+_log = logging.getLogger(__name__)
+_QUIET = 10.0
+"""Seconds after which a comment says that the server is still at work."""
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+T = TypeVar("T")
+
+
+class ClientGoneError(Exception):
+    """Whoever asked has closed the connection."""
+
+
+class EventStream(StreamingResponse):
+    """A response that sends each chunk as one `data:` line and, with `done`, `[DONE]` at the end.
+
+    `close` is called when the response is over, however it ends, even if no chunk was ever asked for.
+    """
+
+    def __init__(
+        self,
+        chunks: AsyncGenerator[Mapping[str, Any], None],
+        close: Callable[[], None] = lambda: None,
+        *,
+        done: bool = True,
+    ) -> None:
+        super().__init__(_lines(chunks, done), media_type="text/event-stream", headers=_HEADERS)
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._close()
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when the client closes the connection.
+
+    The request's body must have been read. Raises `ClientGoneError`.
+    """
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return await task
+    finally:
+        for pending in (task, watch):
+            pending.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _lines(chunks: AsyncGenerator[Mapping[str, Any], None], done: bool) -> AsyncGenerator[bytes, None]:
+    async with aclosing(chunks):
+        following: asyncio.Future[Mapping[str, Any]] | None = None
+        try:
+            while True:
+                following = asyncio.ensure_future(anext(chunks))
+                while not (await asyncio.wait({following}, timeout=_QUIET))[0]:
+                    yield b": still at work\n\n"
+                yield data_line(following.result())
+        except StopAsyncIteration:
+            pass
+        except ApiError as error:
+            yield data_line(error.body())
+        except Exception as error:
+            _log.error("a stream failed: %s", type(error).__name__, exc_info=error)
+            yield data_line(ApiError(500, "Internal error.", kind="server_error").body())
+        finally:
+            if following is not None and not following.done():
+                following.cancel()
+                await asyncio.wait({following})
+    if done:
+        yield b"data: [DONE]\n\n"
+
+
+def data_line(chunk: Mapping[str, Any]) -> bytes:
+    """One event. ASCII only, so that nothing in it can end a line."""
+    return b"data: " + json.dumps(chunk, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def merged(streams: list[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+    """Whatever comes first of several streams; an error of one ends all."""
+    arrived: asyncio.Queue[T | _Over] = asyncio.Queue()
+    tasks = [asyncio.ensure_future(_forward(stream, arrived)) for stream in streams]
+    try:
+        left = len(tasks)
+        while left:
+            item = await arrived.get()
+            if not isinstance(item, _Over):
+                yield item
+                continue
+            left -= 1
+            if item.error is not None:
+                raise item.error
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Over:
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+
+async def _forward(stream: AsyncGenerator[T, None], arrived: asyncio.Queue[T | _Over]) -> None:
+    try:
+        async with aclosing(stream):
+            async for item in stream:
+                arrived.put_nowait(item)
+    except Exception as error:
+        arrived.put_nowait(_Over(error))
+    else:
+        arrived.put_nowait(_Over(None))
