@@ -202,7 +202,8 @@ def load_plan(path: Path) -> Plan:
 def plan_schema() -> dict[str, Any]:
     """The JSON Schema of a plan file."""
     schema = Plan.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "dsv4 batch plan", **schema}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return {**head, **schema, "title": "dsv4 batch plan"}
 
 
 def _first(error: ValidationError) -> str:
