@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -13,13 +12,11 @@ from dsv4_agent.dsml.dialect import Thinking
 from dsv4_agent.loop.events import Subtype
 from dsv4_agent.loop.preset import Preset, default_preset, nano_preset
 from dsv4_agent.permissions.rules import RuleError, parse_rule
-from dsv4_agent.workbench.engine_settings import resolved
+from dsv4_agent.workbench.engines import open_engine
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.model_options import NANO, Effort, ModelOptions
 
 _SCRIPTED: Final = "scripted:"
-_LOCAL_PACKAGES: Final = frozenset({"torch", "safetensors", "tokenizers", "numpy"})
-_RELEASED_VOCABULARY: Final = 129_280  # a smaller one can only be V4-Nano's: see dsv4_model.nano
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,40 +93,9 @@ def _scripted(path: Path) -> Backend:
 
 
 def _in_process(options: ModelOptions) -> tuple[InProcessBackend, bool]:
-    choice = resolved(options.engine)
+    opened = open_engine(options.name, options.engine)
     try:
-        from dsv4_model.checkpoint_reader import CheckpointError
-        from dsv4_model.config import ConfigError
-        from dsv4_model.engine import CacheMemoryError, Engine, EngineError, EngineOptions
-        from dsv4_model.expert_store import ExpertBudgetError
-        from dsv4_model.prefix_store import PrefixStore
-        from dsv4_model.stored_states import kv_folder
-        from dsv4_model.tokenizer import TokenizerError
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in _LOCAL_PACKAGES:
-            raise
-        cause = f"running a model here needs the package {error.name}, which is not installed"
-        raise RunFailure(Subtype.CONFIG, cause, "Run: pip install 'dsv4-agent[local]'") from error
-    # What a user must know comes as notes and errors; a line of a log would be drawn across the screen.
-    logging.getLogger("dsv4_model").addHandler(logging.NullHandler())
-    engine_options = EngineOptions(
-        threads=choice.threads,
-        cache_format=choice.cache_format,
-        store=PrefixStore(kv_folder(), choice.cache_limit) if choice.cache_limit else None,
-        memory_budget=choice.memory_budget,
-        device=choice.device,
-    )
-    try:
-        engine = Engine.load(
-            options.name if options.name == NANO else Path(options.name), options=engine_options
-        )
-        backend = InProcessBackend(engine, keeps=choice.keep_conversations)
-    except (CheckpointError, CacheMemoryError) as error:
-        raise RunFailure(Subtype.MODEL, str(error)) from error
-    except (ConfigError, TokenizerError, EngineError, ExpertBudgetError) as error:
-        raise RunFailure(Subtype.CONFIG, str(error)) from error
+        backend = InProcessBackend(opened.engine, keeps=opened.choice.keep_conversations)
     except MemoryError as error:
-        cause = f"the model {options.name} does not fit into memory"
-        raise RunFailure(Subtype.MODEL, cause, "Use a smaller model or a larger machine.") from error
-    is_nano = options.name == NANO or engine.config.vocab_size < _RELEASED_VOCABULARY
-    return backend, is_nano
+        raise RunFailure(Subtype.MODEL, str(error)) from error
+    return backend, opened.is_nano
