@@ -1,9 +1,10 @@
 """The boundary between the loop and whatever produces tokens.
 
 A backend is handed the *whole* conversation each time and answers with the events of one assistant turn:
-optional `BackendNotice`s, `PrefixSynced` and `Retrying`s, any number of `SampledText`/`SampledIds`/
-`SampledCall`s, and exactly one `Finished`, last. Closing the iterator early cancels the generation. What it
-could not do it raises as `ModelError`. Parsing, tools and the transcript are the loop's business.
+optional `BackendNotice`s, `PrefixSynced` and `Retrying`s, any number of `SampledText`/`SampledIds` (a chat
+server: `SampledReasoning`, then text, then `SampledCall`s), and exactly one `Finished`, last. Closing the
+iterator early cancels the generation. What it could not do it raises as `ModelError`. Parsing, tools and the
+transcript are the loop's business.
 """
 
 from __future__ import annotations
@@ -71,17 +72,31 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class GenerationUsage:
-    """Tokens of one generation, as the backend counts or estimates them; `cost` where prices are known."""
+    """Tokens of one generation, as the backend counts or estimates them.
+
+    `cost` (in `currency`) is there where the server counted and the prices are known.
+    """
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
     output_tokens: int = 0
     cost: float | None = None
+    currency: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SampledText:
     """Sampled model text, special tokens spelt out (for backends without ids)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampledReasoning:
+    """Reasoning that a chat server has told apart: nothing in it is markup.
+
+    A chat backend begins each turn with one, be it empty; `SampledText` is then the answer.
+    """
 
     text: str
 
@@ -159,7 +174,16 @@ class BackendNotice:
     text: str
 
 
-BackendEvent = SampledText | SampledIds | SampledCall | PrefixSynced | Retrying | BackendNotice | Finished
+BackendEvent = (
+    SampledText
+    | SampledReasoning
+    | SampledIds
+    | SampledCall
+    | PrefixSynced
+    | Retrying
+    | BackendNotice
+    | Finished
+)
 
 
 class Conversation(Protocol):
@@ -175,6 +199,13 @@ class Conversation(Protocol):
 
     def messages(self) -> list[dict[str, object]]:
         """Chat messages for display and for chat endpoints: role, content, reasoning_content, tool_calls."""
+        ...
+
+    def messages_by_entry(self) -> Sequence[tuple[Mapping[str, object], ...]]:
+        """The same messages, those that were appended together in one tuple each.
+
+        A tuple stays the same object as long as it is part of the conversation: `is` tells what is new.
+        """
         ...
 
     def last_results(self) -> tuple[str, ...]:

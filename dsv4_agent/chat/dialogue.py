@@ -375,7 +375,7 @@ class Dialogue:
         status.window = info.context_window
         status.session = "" if conversation.agent is None else conversation.agent.session.id
         if conversation.agent is None:
-            status.kv, status.breakdown = None, None
+            status.kv, status.breakdown, status.cost = None, None, None
 
 
 def _open_conversation(options: ChatOptions) -> Conversation:

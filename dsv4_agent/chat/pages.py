@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dsv4_agent.chat.status import Status
 from dsv4_agent.session.session import state_directory
 from dsv4_agent.version import __version__
+from dsv4_agent.workbench.money import price
 from dsv4_agent.workbench.settings import FILE, config_directory
 from dsv4_agent.workbench.sizes import size
 
@@ -56,6 +57,7 @@ def context_page(status: Status) -> str:
         f"  reused        {kv.reused:>12,} tokens   in the last turn, not computed again",
         *([f"  restored      {kv.restored:>12,} tokens   of those, from disk"] if kv.restored else []),
         f"  prefilled     {kv.prefilled:>12,} tokens   in the last turn",
+        *([] if status.cost is None else [f"  cost          {price(status.cost, status.currency):>12}"]),
         "",
         "What it is",
     ]

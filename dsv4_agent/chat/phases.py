@@ -15,6 +15,7 @@ from dsv4_agent.loop.events import (
     ItemCompleted,
     ItemStarted,
     ReasoningItem,
+    Retry,
     Rewound,
     RunResult,
     ToolCallItem,
@@ -31,7 +32,7 @@ def follow(status: Status, event: Event) -> None:
     if status.phase in _COMPACTING and not isinstance(event, RunResult):
         return
     match event:
-        case TurnStarted():
+        case TurnStarted() | Retry():
             status.enter(Phase.READING)
         case ItemStarted(item=ReasoningItem()):
             status.enter(Phase.THINKING)
@@ -57,7 +58,9 @@ def _figures(status: Status, event: Event) -> None:
             status.sandbox = f"{info.effective} (no sandbox)" if info.degraded else info.effective
         case ContextUpdated(kv=kv, breakdown=breakdown):
             status.kv, status.breakdown = kv, breakdown
-        case TurnCompleted(prefill_tps=prefill, decode_tps=decode):
+        case TurnCompleted(usage=usage, prefill_tps=prefill, decode_tps=decode):
             status.prefill_tps, status.decode_tps = prefill, decode
+            if usage.cost is not None:
+                status.cost, status.currency = (status.cost or 0.0) + usage.cost, usage.currency
         case Rewound() | Compacted():
             status.kv, status.breakdown = None, None

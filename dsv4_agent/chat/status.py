@@ -26,7 +26,10 @@ class Phase(StrEnum):
 
 @dataclass(slots=True)
 class Status:
-    """Changed by the dialogue only. Speeds are tokens a second, None where nothing was measured."""
+    """Changed by the dialogue only. Speeds are tokens a second, None where nothing was measured.
+
+    `cost` is what the session's turns cost since it was opened, None where no price is known.
+    """
 
     model: str = ""
     backend: str = ""
@@ -44,6 +47,8 @@ class Status:
     decode_tps: float | None = None
     queued: int = 0
     window: int = 0
+    cost: float | None = None
+    currency: str | None = None
 
     def enter(self, phase: Phase, tool: str = "") -> None:
         """Begin a phase; its seconds count from now unless it goes on."""

@@ -22,13 +22,14 @@ _EVENTS: Final = """\
   item.completed      the item in full; status is completed, failed, declined or timed_out. The text of
                       reasoning is left out unless --include-reasoning
   permission.denied   a call was refused, and by which rule
-  retry               the model is asked again after delay_ms
+  retry               the model is asked again after delay_ms; with discarded the turn begins anew, and what
+                      had come of it (and was shown: its items are partial) counts no more
   context.updated     tokens in the KV state: used, reused (restored: from disk), prefilled, and what
                       fills the context
   prefix.break        cached tokens are lost: why, and how many
   approval.requested, rewound, compacted: only in sessions of dsv4 chat, whose journals hold the same events
   notice              a guard's or a repair's note
-  turn.completed      tokens and speed of the turn
+  turn.completed      tokens and speed of the turn, and its cost where the server's prices are known
   result              how the run ended; always last, always exactly one. error is one line with its remedy
 
 Ignore event types, item types and fields that you don't know: within a schema version they are only added.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -44,26 +45,87 @@ def build_call(call: RawCall, tools: Tools | None) -> tuple[ParsedCall, tuple[Re
             repairs.append(Repair(RepairKind.JSON_BODY, "arguments were written as one JSON object"))
         else:
             problems.append(f"unexpected text inside the call: {_shown(stray)}")
-    if tools is not None and schema is None:
-        known = ", ".join(tools) or "none"
-        problems = [f"Unknown tool {_shown(call.name)}. Declared tools: {known}."]
-    elif problems:
-        usage = f" {schema.usage()}" if schema else ""
-        problems = [f"{call.name}: {'; '.join(problems)}.{usage}"]
-    elif schema is not None:
-        try:
-            arguments, mended = schema.coerce(arguments, written)
-            repairs.extend(mended)
-        except SchemaError as error:
-            problems = [str(error)]
+    arguments, error = _checked(call.name, arguments, written, tools, problems, repairs)
     parsed = ParsedCall(
         name=call.name,
         arguments=dict(arguments),
         raw="".join(call.raw),
         from_reasoning=call.from_reasoning,
-        error=problems[0] if problems else None,
+        error=error,
     )
     return parsed, tuple(repairs)
+
+
+def build_json_call(
+    id: str, name: str, text: str, tools: Tools | None
+) -> tuple[ParsedCall, tuple[Repair, ...]]:
+    """The call of a chat server, which has turned the arguments into JSON text; no text is no arguments.
+
+    Checked as by `build_call`. Arguments that were encoded twice are decoded twice.
+    """
+    repairs: list[Repair] = []
+    problems: list[str] = []
+    arguments: dict[str, object] = {}
+    try:
+        value = _decode_object(text) if text.strip() else {}
+        if isinstance(value, str):
+            value = _decode_object(value)
+            repairs.append(Repair(RepairKind.JSON_BODY, f"{name}: the arguments were encoded twice"))
+        if isinstance(value, dict):
+            arguments = value
+        elif value is not None:
+            problems.append(f"the arguments must be a JSON object, not {_shown(text)}")
+    except (ValueError, RecursionError) as error:
+        cause = "they are nested too deeply" if isinstance(error, RecursionError) else str(error)
+        problems.append(f"the arguments are not a valid JSON object: {cause}; they were {_shown(text)}")
+    arguments, error_text = _checked(name, arguments, {}, tools, problems, repairs)
+    return ParsedCall(name, arguments, text, error=error_text, id=id), tuple(repairs)
+
+
+def _checked(
+    name: str,
+    arguments: dict[str, object],
+    written: Mapping[str, str],
+    tools: Tools | None,
+    problems: list[str],
+    repairs: list[Repair],
+) -> tuple[dict[str, object], str | None]:
+    """The arguments fitted to the tool's schema, or as they are and what is wrong."""
+    schema = None if tools is None else tools.get(name)
+    if tools is not None and schema is None:
+        known = ", ".join(tools) or "none"
+        return arguments, f"Unknown tool {_shown(name)}. Declared tools: {known}."
+    if problems:
+        usage = f" {schema.usage()}" if schema else ""
+        return arguments, f"{name}: {'; '.join(problems)}.{usage}"
+    if schema is None:
+        return arguments, None
+    try:
+        fitted, mended = schema.coerce(arguments, written)
+    except SchemaError as error:
+        return arguments, str(error)
+    repairs.extend(mended)
+    return fitted, None
+
+
+def _decode_object(text: str) -> object:
+    """A JSON value; raw line breaks in strings pass, what can't be written as text again does not."""
+    value: object = json.loads(text, strict=False, object_pairs_hook=_unambiguous, parse_constant=_refuse)
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _unambiguous(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found and found[key] != value:
+            raise ValueError(f"{_shown(key)} is given more than once")
+        found[key] = value
+    return found
+
+
+def _refuse(constant: str) -> object:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _decoded(

@@ -84,6 +84,17 @@ class StreamParser:
         """Events of more text, in which the special tokens are spelt out."""
         return self._feed(self._text_lexer.feed(chunk))
 
+    def feed_reasoning(self, text: str) -> list[ParseEvent]:
+        """Events of reasoning that somebody else has told apart: no mark in it counts.
+
+        Text that is fed afterwards is the answer, also where the reasoning is empty.
+        """
+        self._state = _State.CONTENT
+        if text:
+            self._reasoning.append(text)
+            self._events.append(ThinkingDelta(text))
+        return self._drain()
+
     def feed_ids(self, ids: Iterable[int]) -> list[ParseEvent]:
         """Events of more token ids; needs the vocabulary. Ids after a stop id are ignored."""
         if self._id_lexer is None:

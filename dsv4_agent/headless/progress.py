@@ -81,8 +81,11 @@ class Progress:
             case PermissionDenied():
                 self.line(f"  denied: {plain_line(event.reason, _LINE_LIMIT)}", _YELLOW)
             case Retry():
+                if event.discarded is not None:
+                    self._said = None
+                    self.line("  dropped: the turn broke off and begins anew", _DIM)
                 wait = event.delay_ms / 1000
-                self.notice(f"retry {event.attempt} of {event.max} in {wait:.1f} s: {event.reason}")
+                self.notice(f"retrying {event.attempt} of {event.max} in {wait:.1f} s: {event.reason}")
             case PrefixBreak():
                 self.notice(f"{event.tokens} cached tokens are lost: {event.cause}")
             case Notice():
@@ -93,6 +96,8 @@ class Progress:
     def _completed(self, item: object) -> None:
         match item:
             case ReasoningItem() if item.text.strip():
+                self.line(_indented(plain(item.text.strip()), "  "), _DIM)
+            case AgentMessageItem(partial=True) if item.text.strip():
                 self.line(_indented(plain(item.text.strip()), "  "), _DIM)
             case AgentMessageItem() if item.text.strip():
                 self._said = item.text.strip()

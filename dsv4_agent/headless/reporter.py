@@ -10,7 +10,8 @@ from dsv4_agent.headless.options import OutputFormat, RunOptions
 from dsv4_agent.headless.progress import Progress
 from dsv4_agent.headless.standard_output import StandardOutput
 from dsv4_agent.loop.event_json import to_json
-from dsv4_agent.loop.events import Event, Init, ItemCompleted, ItemDelta, ItemStarted, ReasoningItem
+from dsv4_agent.loop.events import Event, Init, ItemCompleted, ItemDelta, ItemStarted, ReasoningItem, Retry
+from dsv4_agent.loop.facts import Discarded
 from dsv4_agent.workbench.plain_text import plain
 
 
@@ -67,4 +68,6 @@ class Reporter:
                 return None
             case ItemCompleted(item=ReasoningItem() as item) if not options.include_reasoning:
                 return ItemCompleted(replace(item, text=""))
+            case Retry(discarded=Discarded() as lost) if not options.include_reasoning:
+                return replace(event, discarded=replace(lost, reasoning=""))
         return event

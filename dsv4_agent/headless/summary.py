@@ -8,6 +8,7 @@ from typing import Any
 
 from dsv4_agent.workbench.exit_codes import OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
+from dsv4_agent.workbench.money import price
 from dsv4_agent.workbench.plain_text import plain, plain_line
 
 _FILES_SHOWN = 50
@@ -48,8 +49,10 @@ def markdown(result: Mapping[str, Any]) -> str:
     cached, sampled = usage["cached_input_tokens"], usage["output_tokens"]
     tokens = f"{usage['input_tokens']} input ({cached} cached), {sampled} output"
     seconds = result["duration_ms"] / 1000
+    cost = "" if usage["cost"] is None else f", {price(usage['cost'], usage['currency'])}"
     lines += [
-        f"{result['num_turns']} turns, {seconds:.1f} s, {tokens} tokens, session `{result['session_id']}`",
+        f"{result['num_turns']} turns, {seconds:.1f} s, {tokens} tokens{cost}, "
+        f"session `{result['session_id']}`",
         "",
     ]
     return "\n".join(lines) + "\n"

@@ -19,7 +19,7 @@ from dsv4_agent.dsml.dialect import Thinking
 from dsv4_agent.dsml.events import ParsedCall, ParsedMessage
 from dsv4_agent.loop.approval import Answer
 from dsv4_agent.loop.asking import Asking
-from dsv4_agent.loop.author import Author
+from dsv4_agent.loop.author import Author, Result
 from dsv4_agent.loop.calls import CallRunner, Checkpoint
 from dsv4_agent.loop.context import ContextMeter, RunFacts, entry_tokens
 from dsv4_agent.loop.event_json import to_json
@@ -111,7 +111,7 @@ class Agent:
         self._meter = ContextMeter(session, backend.info.context_window, preset.system_prompt)
         self._asking = Asking(session, backend, toolbox, self._meter, self._interrupt, self._new_id, seed)
         self._sampler = self._asking.sampler(preset)
-        self._pending: list[str] = []
+        self._pending: list[Result] = []
         self._steering: list[tuple[str, str | None]] = []
         self._author = Author(session, backend, preset, toolbox.functions, facts)
         self._calls = CallRunner(
@@ -309,7 +309,7 @@ class Agent:
         yield Compacted(summary, before, self._meter.used)
 
     async def _turn(self, run: RunState) -> AsyncGenerator[Event, None]:
-        """One assistant turn and its calls. Leaves `_outcome` and `_pending` (result texts) behind."""
+        """One assistant turn and its calls. Leaves `_outcome` and `_pending` (results) behind."""
         turn = self.session.transcript.turn + 1
         room = self._room(run)
         run.turns += 1
@@ -326,16 +326,16 @@ class Agent:
 
     async def _act(self, run: RunState, turn: int, message: ParsedMessage) -> AsyncGenerator[Event, None]:
         """Do the calls of a sampled turn, but for those that are on record."""
-        self._pending = [f"Error: {text}" for text in message.errors]
+        self._pending = [Result(f"Error: {text}") for text in message.errors]
         # What could not be read as a call counts as one, so that the repeat guard sees it.
-        done = [CallOutcome("unreadable", {}, text, changed=False) for text in self._pending]
+        done = [CallOutcome("unreadable", {}, result.text, changed=False) for result in self._pending]
         for index, call in enumerate(message.calls):
             async with aclosing(self._call(run, turn, index, call)) as events:
                 async for event in events:
                     yield event
             if self._calls.outcome is not None:
                 done.append(self._calls.outcome)
-                self._pending.append(self._calls.outcome.result)
+                self._pending.append(Result(self._calls.outcome.result, call.id))
         follows_results = answers_results(self.session)
         self._outcome = TurnOutcome(message.content, tuple(done), message.truncated, follows_results)
 

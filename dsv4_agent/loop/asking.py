@@ -37,6 +37,7 @@ class Asking:
             thinking=preset.thinking is Thinking.THINKING,
             vocabulary=self.backend.vocabulary,
             new_id=self.new_id,
+            dialect=preset.dialect,
         )
 
     async def ask(self, sampler: TurnSampler, preset: Preset, room: int) -> AsyncGenerator[Event, None]:

@@ -17,6 +17,19 @@ from dsv4_agent.session.transcript import Entry, EntryKind, Message
 
 
 @dataclass(frozen=True, slots=True)
+class Result:
+    """What a call gave back, for the model; `call` is the id of a chat server's call."""
+
+    text: str
+    call: str | None = None
+
+    def message(self) -> Message:
+        """As a chat message."""
+        id = {} if self.call is None else {"tool_call_id": self.call}
+        return {"role": "tool", **id, "content": self.text}
+
+
+@dataclass(frozen=True, slots=True)
 class Author:
     """Appends to a session's transcript. Every method raises `JournalError`."""
 
@@ -43,7 +56,7 @@ class Author:
         entry = self._user_side(EntryKind.USER, self._owed_results(), "\n\n".join((*before, prompt)))
         self.session.append_prompt(entry, prompt)
 
-    def answer(self, results: Sequence[str], note: str | None) -> None:
+    def answer(self, results: Sequence[Result], note: str | None) -> None:
         """Append the results of a turn's calls, in their order, and what a guard wants to say."""
         kind = EntryKind.TOOL_RESULTS if results else EntryKind.USER
         self._append(self._user_side(kind, results, note))
@@ -61,9 +74,9 @@ class Author:
         shown = {"role": "system", "content": preset.system_prompt, "tools": list(self.functions)}
         return self._entry(EntryKind.PROMPT, segments, (shown,))
 
-    def _user_side(self, kind: EntryKind, results: Sequence[str], text: str | None) -> Entry:
-        blocks: list[UserText | ToolResultText] = [ToolResultText(result) for result in results]
-        shown: list[Message] = [{"role": "tool", "content": result} for result in results]
+    def _user_side(self, kind: EntryKind, results: Sequence[Result], text: str | None) -> Entry:
+        blocks: list[UserText | ToolResultText] = [ToolResultText(result.text) for result in results]
+        shown: list[Message] = [result.message() for result in results]
         if text is not None:
             blocks.append(UserText(text))
             shown.append({"role": "user", "content": text})
@@ -88,17 +101,16 @@ class Author:
         unfinished = thinking and (not last.sampled or END_THINK not in last.text)
         return [Segment((END_THINK if unfinished else "") + EOS, True)]
 
-    def _owed_results(self) -> list[str]:
+    def _owed_results(self) -> list[Result]:
         """Recorded results of calls that an interrupted run left unanswered; nothing runs twice."""
         last = self.session.transcript.last
         if last is None or not last.sampled or not last.messages:
             return []
         calls = last.messages[0].get("tool_calls")
-        texts: list[str] = []
-        for index in range(len(calls) if isinstance(calls, list) else 0):
+        owed: list[Result] = []
+        for index, call in enumerate(calls if isinstance(calls, list) else []):
             record = self.session.recorded_calls.get((last.turn, index))
-            if record is None:
-                texts.append(NOT_RUN)
-            else:
-                texts.append(INTERRUPTED if record.result is None else record.result)
-        return texts
+            ended = INTERRUPTED if record is None or record.result is None else record.result
+            text = NOT_RUN if record is None else ended
+            owed.append(Result(text, call.get("id")))
+        return owed

@@ -19,7 +19,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
-from dsv4_agent.loop.facts import Breakdown, GitInfo, GitOutcome, KvUse, ModelInfo, SandboxInfo, Usage
+from dsv4_agent.loop.facts import (
+    Breakdown,
+    Discarded,
+    GitInfo,
+    GitOutcome,
+    KvUse,
+    ModelInfo,
+    SandboxInfo,
+    Usage,
+)
 
 SCHEMA_VERSION = 1
 
@@ -91,21 +100,23 @@ class FileChangeInfo:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningItem:
-    """What the model thought."""
+    """What the model thought. A `partial` one was cut off and counts no more: a `Retry` follows."""
 
     type: ClassVar[str] = "reasoning"
     id: str
     text: str = ""
     tokens: int = 0
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AgentMessageItem:
-    """What the model said outside its thinking."""
+    """What the model said outside its thinking; `partial` as of a `ReasoningItem`."""
 
     type: ClassVar[str] = "agent_message"
     id: str
     text: str = ""
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,13 +263,18 @@ class PermissionDenied:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The backend will try again after `delay_ms`."""
+    """The backend will try again after `delay_ms`.
+
+    With `discarded` the turn begins anew: that is what had come of it since `TurnStarted`, and it counts no
+    more.
+    """
 
     type: ClassVar[str] = "retry"
     attempt: int
     max: int
     reason: str
     delay_ms: int
+    discarded: Discarded | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of a turn or of a run. `reasoning_tokens` is a part of `output_tokens`."""
+    """Tokens of a turn or of a run. `reasoning_tokens` is a part of `output_tokens`.
+
+    `cost` is what the turns cost whose cost is known, in `currency`; None where that is none.
+    """
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    cost: float | None = None
+    currency: str | None = None
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -21,7 +26,18 @@ class Usage:
             self.cached_input_tokens + other.cached_input_tokens,
             self.output_tokens + other.output_tokens,
             self.reasoning_tokens + other.reasoning_tokens,
+            None if self.cost is None and other.cost is None else (self.cost or 0.0) + (other.cost or 0.0),
+            self.currency or other.currency,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """What had come of a turn that begins anew; it counts no more. `calls` is their text as it came."""
+
+    reasoning: str = ""
+    content: str = ""
+    calls: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dsv4_agent.dsml.schema import ToolSchema
 from dsv4_agent.dsml.vocabulary import Vocabulary
 from dsv4_agent.loop.facts import Usage
 from dsv4_agent.loop.guards import RunState
+from dsv4_agent.loop.served_turn import read_back
 from dsv4_agent.session.session import Session
 from dsv4_agent.session.transcript import EntryKind
 
@@ -25,6 +26,8 @@ def last_message(
     last = session.transcript.last
     if last is None or not last.sampled:
         return None
+    if (message := read_back(last, tools)) is not None:
+        return message
     parser = StreamParser(tools, thinking=thinking, vocabulary=vocabulary)
     if last.ids is not None and vocabulary is not None:
         parser.feed_ids(last.ids)

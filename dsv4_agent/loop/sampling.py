@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 from dsv4_agent.backends.base import (
@@ -14,12 +14,23 @@ from dsv4_agent.backends.base import (
     GrammarUse,
     PrefixSynced,
     Retrying,
+    SampledCall,
     SampledIds,
+    SampledReasoning,
     SampledText,
 )
 from dsv4_agent.backends.text import estimate_tokens
-from dsv4_agent.dsml.dialect import END_THINK, EOS
-from dsv4_agent.dsml.events import FinishReason, ParsedMessage, ParseEvent, TextDelta, ThinkingDelta
+from dsv4_agent.dsml.calls import build_json_call
+from dsv4_agent.dsml.dialect import DSML, END_THINK, EOS, Dialect
+from dsv4_agent.dsml.events import (
+    FinishReason,
+    ParsedCall,
+    ParsedMessage,
+    ParseEvent,
+    Repair,
+    TextDelta,
+    ThinkingDelta,
+)
 from dsv4_agent.dsml.parse import StreamParser
 from dsv4_agent.dsml.schema import ToolSchema
 from dsv4_agent.dsml.segments import Segment
@@ -34,7 +45,8 @@ from dsv4_agent.loop.events import (
     ReasoningItem,
     Retry,
 )
-from dsv4_agent.loop.facts import Usage
+from dsv4_agent.loop.facts import Discarded, Usage
+from dsv4_agent.loop.served_turn import assistant_message, turn_segments, with_served
 from dsv4_agent.session.transcript import Entry, EntryKind
 
 
@@ -47,7 +59,11 @@ class Speeds:
 
 
 class TurnSampler:
-    """Collects one assistant turn. Feed it the backend's events, then `finish` once, which sets `message`."""
+    """Collects one assistant turn. Feed it the backend's events, then `finish` once, which sets `message`.
+
+    A turn that begins anew (`Retrying.discards`) leaves nothing here of what came before; the `Retry` event
+    takes it along.
+    """
 
     def __init__(
         self,
@@ -57,6 +73,7 @@ class TurnSampler:
         thinking: bool,
         vocabulary: Vocabulary | None,
         new_id: Callable[[], str],
+        dialect: Dialect = Dialect.V4,
     ) -> None:
         self.turn = turn
         self.synced: PrefixSynced | None = None
@@ -66,17 +83,26 @@ class TurnSampler:
         self.reason = FinishReason.INTERRUPTED
         self.finished = False
         self.message = ParsedMessage("", "")
-        self._parser = StreamParser(tools, thinking=thinking, vocabulary=vocabulary)
+        self._tools = tools
         self._vocabulary = vocabulary
         self._end_think = vocabulary.id_of(END_THINK) if vocabulary is not None else None
-        self._thinking = thinking
+        self._thinks = thinking
+        self._dialect = dialect
         self._new_id = new_id
+        self._begin = self._first = self._last = monotonic()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._parser = StreamParser(self._tools, thinking=self._thinks, vocabulary=self._vocabulary)
+        self._thinking = self._thinks
         self._ids: list[int] = []
         self._text: list[str] = []
         self._reasoning_ids = 0
+        self._served = False
+        self._calls: list[ParsedCall] = []
+        self._repairs: list[Repair] = []
         self._open: ReasoningItem | AgentMessageItem | None = None
         self._parts: list[str] = []
-        self._begin = self._first = self._last = monotonic()
 
     def feed(self, event: BackendEvent) -> list[Event]:
         """Take one event of the backend; returns what front ends should see of it."""
@@ -88,11 +114,21 @@ class TurnSampler:
             case SampledText(text):
                 self._text.append(text)
                 return self._show(self._parser.feed_text(text))
+            case SampledReasoning(text):
+                self._served = True
+                self._text.append(text)
+                return self._show(self._parser.feed_reasoning(text))
+            case SampledCall(id, name, arguments):
+                self._served = True
+                call, repairs = build_json_call(id, name, arguments, self._tools)
+                self._calls.append(call)
+                self._repairs.extend(repairs)
             case PrefixSynced():
                 self.synced = event
                 self._first = monotonic()
-            case Retrying(attempt, maximum, reason, delay_ms):
-                return [Retry(attempt, maximum, reason, delay_ms)]
+            case Retrying(attempt, maximum, reason, delay_ms, discards):
+                events, discarded = self._discard() if discards else ([], None)
+                return [*events, Retry(attempt, maximum, reason, delay_ms, discarded)]
             case BackendNotice(text):
                 return [Notice("warning", text)]
             case Finished(reason, usage, grammar, kv_bytes):
@@ -103,7 +139,13 @@ class TurnSampler:
     def finish(self) -> list[Event]:
         """End the turn with the reason the backend gave (interrupted if it never did); sets `message`."""
         self._last = monotonic()
-        message = self.message = self._parser.finish(self.reason)
+        message = self._parser.finish(self.reason)
+        if self._served:
+            # What broke off in the middle of a stream is not known to be all of a call.
+            calls = [] if self.reason is FinishReason.INTERRUPTED else self._calls
+            message = with_served(message, calls, self.turn)
+            message = replace(message, repairs=(*message.repairs, *self._repairs))
+        self.message = message
         events = self._close(message)
         events.extend(Notice("repair", f"{repair.kind}: {repair.detail}") for repair in message.repairs)
         if self.grammar is not None:
@@ -114,8 +156,21 @@ class TurnSampler:
         return events
 
     def entry(self) -> Entry:
-        """The turn as a transcript entry: the sampled ids themselves, never a rendering of `message`."""
+        """The turn as a transcript entry: the sampled ids themselves, never a rendering of `message`.
+
+        Only of a turn that a chat server has taken apart nothing is left but the message.
+        """
         text, message = self.text, self.message
+        if self._served:
+            closed = self.reason is FinishReason.STOP
+            return Entry(
+                EntryKind.SAMPLED,
+                self.turn,
+                tuple(turn_segments(message, self._dialect, thinking=self._thinks, closed=closed)),
+                messages=(assistant_message(message),),
+                closed=closed,
+                reasoning_tokens=self._reasoning_tokens(),
+            )
         shown: dict[str, object] = {"role": "assistant", "content": message.content}
         if message.reasoning:
             shown["reasoning_content"] = message.reasoning
@@ -147,7 +202,8 @@ class TurnSampler:
         usage = self.usage
         output = usage.output_tokens or len(self._ids) or estimate_tokens(self.text)
         cached = self.synced.reused if self.synced else usage.cached_input_tokens
-        return Usage(usage.input_tokens, cached, output, self._reasoning_tokens())
+        reasoning = self._reasoning_tokens()
+        return Usage(usage.input_tokens, cached, output, reasoning, usage.cost, usage.currency)
 
     def speeds(self) -> Speeds:
         """Measured speeds of a token backend."""
@@ -157,6 +213,24 @@ class TurnSampler:
             _rate(self.synced.prefilled, self._first - self._begin),
             _rate(len(self._ids), self._last - self._first),
         )
+
+    def _discard(self) -> tuple[list[Event], Discarded | None]:
+        """Begin anew; the items that were open are completed as partial, and all that was said comes out."""
+        text, calls = self.text, self._calls
+        message = self._parser.finish(FinishReason.INTERRUPTED)
+        closing = [
+            ItemCompleted(replace(event.item, partial=True))
+            for event in self._close(message)
+            if isinstance(event, ItemCompleted) and isinstance(event.item, ReasoningItem | AgentMessageItem)
+        ]
+        rest = text.removeprefix(message.reasoning)
+        markup = rest[rest.index(f"<{DSML}") :] if f"<{DSML}" in rest else ""
+        called = [markup, *(f"{call.name}({call.raw})" for call in calls)]
+        self._begin_anew()
+        if not text and not calls:
+            return [], None
+        lost = Discarded(message.reasoning, message.content, "\n".join(filter(None, called)))
+        return [*closing], lost
 
     def _count_reasoning(self, ids: Iterable[int]) -> None:
         for token in ids:

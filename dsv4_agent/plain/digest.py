@@ -32,7 +32,7 @@ def _turns(events: Sequence[Event]) -> list[tuple[str, str]]:
         match event:
             case UserMessage(text=text):
                 turns.append((text, ""))
-            case ItemCompleted(item=AgentMessageItem(text=text)) if turns and text.strip():
+            case ItemCompleted(item=AgentMessageItem(text=text, partial=False)) if turns and text.strip():
                 turns[-1] = turns[-1][0], text
             case Rewound(kept=kept):
                 del turns[kept:]

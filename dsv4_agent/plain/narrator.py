@@ -142,7 +142,10 @@ class Narrator:
                 say(NOTICE_LABELS.get(kind, Label.NOTICE), text)
             case Retry():
                 wait = f"{event.delay_ms / 1000:.1f} s"
-                say(Label.NOTICE, f"retry {event.attempt} of {event.max} in {wait}: {event.reason}")
+                said = f"retrying {event.attempt} of {event.max} in {wait}: {event.reason}"
+                if event.discarded is not None:
+                    said += ". What came of this answer is dropped, it begins anew."
+                say(Label.WARNING, said)
             case PrefixBreak(cause=cause, tokens=tokens):
                 say(Label.NOTICE, f"{tokens:,} cached tokens are lost: {cause}")
             case Rewound(kept=kept):

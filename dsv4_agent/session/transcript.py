@@ -101,6 +101,7 @@ class Transcript:
         self._entries: list[Entry] = []
         self._segments: list[Segment] = []
         self._ids: list[int] | None = []
+        self._turns: list[int] = []
         for entry in entries:
             self.append(entry)
 
@@ -110,6 +111,7 @@ class Transcript:
             raise TranscriptError("the prompt entry comes first and only once")
         self._entries.append(entry)
         self._segments.extend(entry.segments)
+        self._turns.append(max(self.turn, entry.turn))
         if self._ids is not None and entry.ids is not None:
             self._ids.extend(entry.ids)
         else:
@@ -120,7 +122,7 @@ class Transcript:
         if not 0 <= count <= len(self._entries):
             raise TranscriptError(f"there is no entry {count} to go back to")
         kept = self._entries[:count]
-        self._entries, self._segments, self._ids = [], [], []
+        self._entries, self._segments, self._ids, self._turns = [], [], [], []
         for entry in kept:
             self.append(entry)
 
@@ -146,7 +148,7 @@ class Transcript:
     @property
     def turn(self) -> int:
         """The highest turn number so far; 0 before the first."""
-        return max((entry.turn for entry in self._entries), default=0)
+        return self._turns[-1] if self._turns else 0
 
     def segments(self) -> list[Segment]:
         """Everything so far as segments, in order."""
@@ -168,6 +170,10 @@ class Transcript:
     def messages(self) -> list[dict[str, object]]:
         """Chat messages for display, for chat endpoints and for oracles."""
         return [dict(message) for entry in self._entries for message in entry.messages]
+
+    def messages_by_entry(self) -> list[tuple[Message, ...]]:
+        """The chat messages of each entry; the tuples are the entries' own."""
+        return [entry.messages for entry in self._entries]
 
     def last_results(self) -> tuple[str, ...]:
         """Texts of the tool results at the end; empty unless the newest entry holds results."""

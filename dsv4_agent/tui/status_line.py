@@ -1,4 +1,4 @@
-"""The line at the bottom: phase, model, mode, branch, cache, speed, queue."""
+"""The line at the bottom: phase, model, mode, branch, cache, speed, cost, queue."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from textual.widget import Widget
 from dsv4_agent.chat.pages import share
 from dsv4_agent.chat.status import Phase, Status
 from dsv4_agent.tui.transcript.wrapping import cells
+from dsv4_agent.workbench.money import price
 from dsv4_agent.workbench.plain_text import plain_line
 from dsv4_agent.workbench.sizes import size
 
@@ -80,6 +81,7 @@ class StatusLine(Widget):
             window = f"window {status.window:,}"
         if status.decode_tps:
             speed = f"{status.decode_tps:,.0f} tok/s"
+        cost = "" if status.cost is None else price(status.cost, status.currency)
         effort = "" if status.effort in ("", "default") else f"effort {status.effort}"
         parts = (
             queued,
@@ -88,6 +90,7 @@ class StatusLine(Widget):
             cache,
             turn,
             speed,
+            cost,
             held,
             plain_line(status.branch, 30),
             effort,

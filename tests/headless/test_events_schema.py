@@ -37,6 +37,7 @@ EXAMPLES: dict[str, e.Event] = {
     "turn.started": e.TurnStarted(1),
     "reasoning started": e.ItemStarted(e.ReasoningItem("i1")),
     "reasoning": e.ItemCompleted(e.ReasoningItem("i1", "thinking", 12)),
+    "reasoning cut off": e.ItemCompleted(e.ReasoningItem("i1", "thinki", 2, partial=True)),
     "message started": e.ItemStarted(e.AgentMessageItem("i1")),
     "message": e.ItemCompleted(e.AgentMessageItem("i1", "hello")),
     "command started": e.ItemStarted(COMMAND),
@@ -57,6 +58,9 @@ EXAMPLES: dict[str, e.Event] = {
     "item.delta": e.ItemDelta("i1", "th"),
     "permission.denied": DENIED,
     "retry": e.Retry(2, 5, "server_503", 1500),
+    "retry from the start": e.Retry(
+        2, 5, "stream_broken", 1500, facts.Discarded("thinking", "Let me", 'read({"path": "a')
+    ),
     "context.updated": e.ContextUpdated(
         facts.KvUse(9, 100, 4, 5, bytes={"window": 7}, restored=3), facts.Breakdown(1, 2, 0, 6, 0)
     ),
@@ -65,6 +69,7 @@ EXAMPLES: dict[str, e.Event] = {
     "compacted": e.Compacted("all is well", 900, 90),
     "notice": e.Notice("repair", "closed a tag"),
     "turn.completed": e.TurnCompleted(1, USAGE, 9000.0, None),
+    "turn.completed with its price": e.TurnCompleted(1, facts.Usage(10, 4, 5, 2, 0.0125, "USD")),
     "result": e.RunResult(
         subtype=e.Subtype.SUCCESS, is_error=False, exit_code=0, result="done", session_id="s", num_turns=1,
         duration_ms=5, usage=USAGE, permission_denials=(DENIED,), files_changed=("a.py",),

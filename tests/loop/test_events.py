@@ -78,6 +78,8 @@ def test_the_result_has_the_contract_s_fields() -> None:
         "cached_input_tokens": 2,
         "output_tokens": 3,
         "reasoning_tokens": 4,
+        "cost": None,
+        "currency": None,
     }
 
 

@@ -25,10 +25,12 @@ from dsv4_agent.loop.events import (
     RunResult,
     Subtype,
     ToolCallItem,
+    TurnStarted,
     UserMessage,
 )
 from dsv4_agent.tui.transcript.blocks.answer import AnswerBlock, LiveAnswer
 from dsv4_agent.tui.transcript.blocks.block import Block
+from dsv4_agent.tui.transcript.blocks.dropped import DroppedBlock
 from dsv4_agent.tui.transcript.blocks.notice import NoticeBlock
 from dsv4_agent.tui.transcript.blocks.thinking import LiveThinking, ThinkingBlock
 from dsv4_agent.tui.transcript.blocks.tool import ToolBlock, title_of
@@ -47,6 +49,7 @@ class Projection:
         self._clock = clock
         self._open: dict[str, int] = {}
         self._prompts: list[int] = []
+        self._turn = 0
 
     @property
     def live(self) -> tuple[int, ...]:
@@ -63,6 +66,7 @@ class Projection:
         self.blocks.clear()
         self._open.clear()
         self._prompts.clear()
+        self._turn = 0
 
     def apply(self, event: Event) -> list[int]:
         """The blocks that `event` added or changed; none for an event that is not shown."""
@@ -85,8 +89,11 @@ class Projection:
                 self._rewind(event.kept)
             case PermissionDenied():
                 return self._denied(event)
+            case TurnStarted():
+                self._turn = len(self.blocks)
             case Retry():
-                return self.add(NoticeBlock("warning", _retry(event)))
+                dropped = [] if event.discarded is None else self._drop()
+                return [*dropped, *self.add(NoticeBlock("warning", _retry(event)))]
             case PrefixBreak():
                 said = f"{event.cause}: {event.tokens:,} cached tokens are computed again"
                 return self.add(NoticeBlock("info", said))
@@ -102,6 +109,17 @@ class Projection:
             del self.blocks[self._prompts[kept] :]
             del self._prompts[kept:]
         self._open.clear()
+
+    def _drop(self) -> list[int]:
+        """Mark what the model has said in this turn as dropped."""
+        changed: list[int] = []
+        for index in range(self._turn, len(self.blocks)):
+            said = _said(self.blocks[index])
+            if said is not None:
+                self.blocks[index] = DroppedBlock(*said)
+                changed.append(index)
+        self._open = {id: index for id, index in self._open.items() if index not in changed}
+        return changed
 
     def close(self) -> list[int]:
         """End what is under way: nothing more will come for it."""
@@ -200,5 +218,18 @@ def _tool_of(block: ToolBlock) -> str:
     return "" if isinstance(block.item, CommandExecutionItem) else block.item.tool
 
 
+def _said(block: Block) -> tuple[str, str] | None:
+    match block:
+        case LiveAnswer():
+            return "answer", block.live.text
+        case AnswerBlock():
+            return "answer", block.said
+        case LiveThinking():
+            return "thinking", block.live.text
+        case ThinkingBlock():
+            return "thinking", block.thought
+    return None
+
+
 def _retry(event: Retry) -> str:
-    return f"{event.reason}; attempt {event.attempt} of {event.max} in {event.delay_ms / 1000:.1f} s"
+    return f"{event.reason}; retrying {event.attempt} of {event.max} in {event.delay_ms / 1000:.1f} s"

@@ -324,7 +324,7 @@ async def test_other_events(host) -> None:
             "⊘ $ rm -rf x  declined",
             "  │ a rule denies it (rule shell(rm *))",
             "! warning: edit x.py was declined: plan mode",
-            "! warning: busy; attempt 2 of 5 in 1.5 s",
+            "! warning: busy; retrying 2 of 5 in 1.5 s",
             "· compaction: 12,000 cached tokens are computed again",
             "· a call was mended",
             "◇ thought",
