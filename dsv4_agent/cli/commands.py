@@ -14,6 +14,7 @@ _MODULES: Final = {
     "chat": "dsv4_agent.cli.chat",
     "run": "dsv4_agent.cli.run",
     "batch": "dsv4_agent.cli.batch",
+    "serve": "dsv4_agent.cli.serve",
     "demo": "dsv4_agent.cli.demo",
     "model": "dsv4_agent.cli.model",
     "cache": "dsv4_agent.cli.cache",

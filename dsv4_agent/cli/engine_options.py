@@ -10,7 +10,8 @@ from dsv4_agent.workbench.sizes import parse_size
 from dsv4_model.accounting import CacheFormat
 
 
-def _size(text: str) -> int:
+def size_of(text: str) -> int:
+    """Bytes of a size as people write it; for options."""
     try:
         return parse_size(text)
     except ValueError as error:
@@ -25,7 +26,7 @@ MemoryBudgetOption = Annotated[
     int | None,
     typer.Option(
         "--memory-budget",
-        parser=_size,
+        parser=size_of,
         metavar="SIZE",
         help="Most memory for experts, e.g. '20 GiB'; the others are read from disk when needed.",
     ),

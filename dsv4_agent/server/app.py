@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,11 +22,20 @@ from dsv4_agent.server.streaming import ClientGoneError
 
 __all__ = ["create_app"]
 
-_log = logging.getLogger(__name__)
 
+def create_app(
+    service: Service, rules: GuardRules, more: Sequence[BaseRoute] = (), *, patience: float = 0.0
+) -> Starlette:
+    """The application over one service, which handlers find in `request.app.state.service`.
 
-def create_app(service: Service, rules: GuardRules, more: Sequence[BaseRoute] = ()) -> Starlette:
-    """The application over one service, which handlers find in `request.app.state.service`."""
+    When it ends, running turns get `patience` seconds and the source of turns is closed.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await service.source.close(patience)
+
     routes = [
         Route("/health", health, methods=["GET"]),
         Route("/v1/models", models, methods=["GET"]),
@@ -42,8 +51,8 @@ def create_app(service: Service, rules: GuardRules, more: Sequence[BaseRoute] = 
             ApiError: _api_error,
             ClientGoneError: _nobody,
             HTTPException: _http_error,
-            Exception: _bug,
         },
+        lifespan=lifespan,
     )
     app.state.service = service
     return app
@@ -62,8 +71,3 @@ async def _nobody(_: Request, error: Exception) -> Response:
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return error_response(ApiError(error.status_code, f"{error.detail}.", code="not_found"))
-
-
-async def _bug(_: Request, error: Exception) -> Response:
-    _log.error("a request failed: %s", type(error).__name__, exc_info=error)
-    return error_response(ApiError(500, "Internal error.", kind="server_error", code="internal_error"))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from dsv4_agent.server.api_errors import ApiError, bad_request
+from dsv4_agent.server.mistakes import kind_and_place
 from dsv4_model.engine import CacheMemoryError, ContextOverflowError, SequenceError
 from dsv4_model.sampling import SamplingError
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["out_of_memory", "told"]
 
@@ -31,4 +36,5 @@ def told(error: Exception) -> ApiError:
             return bad_request(str(error))
         case CacheMemoryError():
             return out_of_memory(error)
-    return ApiError(500, "The model failed.", kind="server_error", code="internal_error")
+    _log.error("a turn failed: %s", kind_and_place(error))
+    return ApiError(500, "The model failed.", kind="server_error", code="model_error")

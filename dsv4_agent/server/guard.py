@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import logging
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dsv4_agent.server.api_errors import ApiError, error_response
+from dsv4_agent.server.mistakes import internal_error, kind_and_place
 
 __all__ = ["Guard", "GuardRules"]
 
+_log = logging.getLogger(__name__)
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _OPEN_PATHS = frozenset({"/health"})
 """Answered without a token; they tell nothing but that someone is there."""
@@ -51,7 +54,26 @@ class Guard:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
             return
-        await self._app(scope, receive, send)
+        if scope["type"] == "http":
+            await self._contained(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _contained(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application; a mistake in it ends the request, and is told by its kind and place alone."""
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:
+            _log.error("a request failed: %s", kind_and_place(error))
+            if not begun:
+                await error_response(internal_error())(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         headers = Headers(scope=scope)

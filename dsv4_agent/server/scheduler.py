@@ -21,6 +21,7 @@ from dsv4_agent.server.engine_failures import out_of_memory, told
 from dsv4_agent.server.fair_queue import FairQueue
 from dsv4_agent.server.jobs import Job, Outbox
 from dsv4_agent.server.limits import Limits
+from dsv4_agent.server.mistakes import kind_and_place
 from dsv4_agent.server.odds import odds_of
 from dsv4_agent.server.prompt_order import prompt_order
 from dsv4_agent.server.refusals import busy, closing
@@ -236,7 +237,7 @@ class Scheduler:
         except CacheMemoryError as error:
             self._make_room(error)
         except Exception as error:  # a pass that can't be made concerns all that were in it
-            _log.error("a pass failed: %s", type(error).__name__)
+            _log.error("a pass failed: %s", kind_and_place(error))
             for job in tuple(self._jobs.values()):
                 self._drop(job, told(error))
         self.counts.steps += 1
@@ -314,7 +315,7 @@ class Scheduler:
             try:
                 self._last_act(self._timelines)
             except Exception as error:
-                _log.warning("states are not kept: %s", type(error).__name__)
+                _log.warning("states are not kept: %s", kind_and_place(error))
         while self._timelines.release():
             pass
 

@@ -14,6 +14,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from dsv4_agent.server.api_errors import ApiError
+from dsv4_agent.server.mistakes import internal_error, kind_and_place
 
 __all__ = ["ClientGoneError", "EventStream", "data_line", "merged", "unless_gone"]
 
@@ -88,8 +89,8 @@ async def _lines(chunks: AsyncGenerator[Mapping[str, Any], None], done: bool) ->
         except ApiError as error:
             yield data_line(error.body())
         except Exception as error:
-            _log.error("a stream failed: %s", type(error).__name__, exc_info=error)
-            yield data_line(ApiError(500, "Internal error.", kind="server_error").body())
+            _log.error("a stream failed: %s", kind_and_place(error))
+            yield data_line(internal_error().body())
         finally:
             if following is not None and not following.done():
                 following.cancel()

@@ -1,0 +1,96 @@
+"""The server's process: listen, say so, serve, and end in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from dsv4_agent.loop.events import Subtype
+from dsv4_agent.server.limits import Limits
+from dsv4_agent.workbench.failures import RunFailure
+
+__all__ = ["Address", "listen", "serve"]
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_HEADER_BYTES: Final = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is reached."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """What clients take as their base URL."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/v1"
+
+
+def listen(host: str, port: int) -> tuple[socket.socket, Address]:
+    """A listening socket; port 0 takes a free one. Raises `RunFailure`."""
+    try:
+        family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.create_server(target[:2], family=family, backlog=512)
+    except OSError as error:
+        cause = f"can't listen on {host} port {port}: {error.strerror or error}"
+        raise RunFailure(Subtype.CONFIG, cause, "Choose another --port; 0 takes a free one.") from error
+    return listener, Address(host, listener.getsockname()[1])
+
+
+def serve(
+    app: ASGIApp, listener: socket.socket, limits: Limits, ready: Callable[[], None], patience: float
+) -> None:
+    """Serve until a signal comes; `ready` is called once requests are answered.
+
+    After the first signal running requests get `patience` seconds, a second one ends them at once.
+    """
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=limits.connections,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=math.ceil(patience),
+        h11_max_incomplete_event_size=_HEADER_BYTES,
+    )
+    asyncio.run(_Server(config, ready).serve(sockets=[listener]))
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            self._ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As the base class, but a signal that was obeyed isn't raised again when all is over."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
