@@ -162,9 +162,15 @@ def test_killed_at_random_moments_it_comes_to_the_same(shop: Dsv4) -> None:
     length = time.monotonic() - began
     want, tree = states(whole), git(shop.repository, "rev-parse", "whole^{tree}")
     chance = random.Random(6)
+
+    def start(*arguments: str) -> subprocess.Popen[bytes]:
+        with log.open("ab") as file:
+            return shop.start("batch", "run", *arguments, "-v", stdout=subprocess.DEVNULL, stderr=file)
+
     for number in range(20):
         branch = f"part{number}"
-        process = shop.start("batch", plan, "--branch", branch, stdout=subprocess.DEVNULL)
+        log = shop.home / f"{branch}.log"
+        process = start("--branch", branch, plan)
         kills = 0
         for _ in range(1 + number % 3):
             time.sleep(chance.uniform(0.2, length))
@@ -178,14 +184,14 @@ def test_killed_at_random_moments_it_comes_to_the_same(shop: Dsv4) -> None:
             process.kill()
             process.wait()
             kills += 1
-            process = shop.start("batch", "--resume", stdout=subprocess.DEVNULL)
+            process = start("--resume")
         process.communicate(timeout=120)
         if git(shop.repository, "branch", "--list", branch) == "":  # killed before its first record
-            assert kills
+            assert kills, log.read_text()
             continue
-        assert git(shop.repository, "rev-parse", f"{branch}^{{tree}}") == tree, number
+        assert git(shop.repository, "rev-parse", f"{branch}^{{tree}}") == tree, log.read_text()
         runs = sorted((shop.state / "batches").iterdir())
-        assert final(runs[-1]) == want, number
+        assert final(runs[-1]) == want, log.read_text()
     assert not list(shop.state.glob("batches/*/repositories"))
 
 
