@@ -27,7 +27,7 @@ from dsv4_model.layer_split import LayerSplitError
 from dsv4_model.passes import Passes, Piece, Stage
 from dsv4_model.placement import place, plan_stages, resident_bytes
 from dsv4_model.prefix_store import PrefixStore, StoreKey
-from dsv4_model.sequence import Sequence, SyncReport
+from dsv4_model.sequence import Sequence, SyncReport, common_prefix
 from dsv4_model.sequence_errors import (
     ContextOverflowError,
     PrefillCancelledError,
@@ -245,13 +245,9 @@ class Engine:
         for other in self.resident:
             if other is asking:
                 continue
-            for boundary in reversed(other.boundaries):
-                n = boundary.position
-                if best is not None and n <= best.position:
-                    break
-                if n <= len(tokens) and other.tokens[:n] == tokens[:n]:
-                    best = boundary
-                    break
+            found = other.latest_boundary(common_prefix(other.tokens, tokens))
+            if found is not None and (best is None or found.position > best.position):
+                best = found
         return best
 
     def find_stored(self, tokens: list[int], held: int) -> Boundary | None:

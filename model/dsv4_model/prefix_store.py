@@ -27,6 +27,7 @@ from dsv4_model.cache.formats import PAGE_TOKENS
 from dsv4_model.cache.kv_cache import Boundary, Held
 from dsv4_model.cache.layout import CacheLayout
 from dsv4_model.cache.pages import Page, PagePool
+from dsv4_model.cache.ring_copy import copied_bytes
 from dsv4_model.cache.space import CachePart, CacheSpace
 from dsv4_model.cache.trim import trimmed
 from dsv4_model.stored_states import (
@@ -47,7 +48,7 @@ from dsv4_model.weights import ModelWeights
 
 __all__ = ["PrefixStore", "StoreError", "StoreKey"]
 
-VERSION = 1
+VERSION = 2
 _SAMPLE = 1 << 16
 _DIGEST_BYTES = 32
 _FLUSH_EVERY = 64 << 20
@@ -302,7 +303,7 @@ def _header(key: StoreKey, boundary: Boundary, layout: CacheLayout, count: int) 
 
 def _file_size(header: int, count: int, layout: CacheLayout) -> int:
     pages = -(-count // PAGE_TOKENS) * layout.page_bytes
-    payload = 4 * count + layout.ring_bytes + 4 * layout.config.vocab_size + pages
+    payload = 4 * count + copied_bytes(layout, count) + 4 * layout.config.vocab_size + pages
     return len(MAGIC) + 4 + header + payload + _DIGEST_BYTES
 
 
@@ -368,16 +369,16 @@ def _read(file: BinaryIO, key: StoreKey, tokens: list[int], space: CacheSpace) -
     fill(memoryview(ids))
     if ids != _ids(tokens):
         raise StateFileError("it belongs to other tokens")
-    every = [_Taken.of(part, -(-len(tokens) // PAGE_TOKENS)) for part in space.parts]
+    every = [_Taken.of(part, len(tokens)) for part in space.parts]
     for taken in every:
         fill_tensor(taken.rings)
     logits = torch.empty(space.layout.config.vocab_size, device=space.parts[-1].device)
     fill_tensor(logits)
-    for number in range(-(-len(tokens) // PAGE_TOKENS)):
+    for first in range(0, len(tokens), PAGE_TOKENS):
         for taken in every:
             page = taken.pool.take()
             fill_tensor(page.data)
-            page.filled = min(PAGE_TOKENS, len(tokens) - number * PAGE_TOKENS)
+            page.filled = min(PAGE_TOKENS, len(tokens) - first)
             taken.pages.append(page)
     if file.read(_DIGEST_BYTES) != digest.digest():
         raise StateFileError("its checksum is wrong")
@@ -394,7 +395,8 @@ class _Taken:
     pages: list[Page]
 
     @classmethod
-    def of(cls, part: CachePart, pages: int) -> _Taken:
-        part.pool.reserve(pages)
-        rings = torch.empty(part.layout.ring_bytes, dtype=torch.uint8, device=part.device)
+    def of(cls, part: CachePart, tokens: int) -> _Taken:
+        part.pool.reserve(-(-tokens // PAGE_TOKENS))
+        size = copied_bytes(part.layout, tokens)
+        rings = torch.empty(size, dtype=torch.uint8, device=part.device)
         return cls(part.pool, rings, [])

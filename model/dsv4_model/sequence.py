@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from dsv4_model.boundaries import BOUNDARY_EVERY, Boundaries
+from dsv4_model.boundaries import Boundaries
 from dsv4_model.cache.kv_cache import Boundary, KVCache
 from dsv4_model.generation import Constraint, Generation
 from dsv4_model.passes import Piece, Rows
@@ -21,7 +21,7 @@ from dsv4_model.sync_report import SyncReport
 if TYPE_CHECKING:
     from dsv4_model.engine import Engine
 
-__all__ = ["PREFILL_CHUNK", "Sequence", "SyncReport"]
+__all__ = ["PREFILL_CHUNK", "Sequence", "SyncReport", "common_prefix"]
 
 PREFILL_CHUNK = 512
 
@@ -57,6 +57,10 @@ class Sequence:
     def boundaries(self) -> tuple[Boundary, ...]:
         """The points that this timeline can return to without computing anything."""
         return tuple(self._boundaries)
+
+    def latest_boundary(self, position: int) -> Boundary | None:
+        """The last of them at or before ``position``."""
+        return self._boundaries.latest(position)
 
     @property
     def speculation(self) -> SpeculationReport | None:
@@ -97,7 +101,7 @@ class Sequence:
         self._settle()
         self._epoch += 1
         self.stop_reason = None
-        common = _common_prefix(self.tokens, tokens)
+        common = common_prefix(self.tokens, tokens)
         cause, restored_from = None, None
         if common < len(self.tokens):
             cause = f"shortened to token {common}" if common == len(tokens) else f"diverged at token {common}"
@@ -209,6 +213,7 @@ class Sequence:
         self._logits = logits
         if self.drafting is not None:
             self.drafting.reset()
+        self._pass_milestone()
 
     def failed(self) -> None:
         """A pass over this sequence broke off: the state returns to the last boundary, the tokens stay."""
@@ -248,6 +253,7 @@ class Sequence:
         if self._guess is not None and len(self.tokens) > self.position:
             self._check_guess()
         while self.position < len(self.tokens):
+            self._pass_milestone()
             if cancelled is not None and cancelled():
                 raise PrefillCancelledError(
                     f"The prompt was cancelled after {self.position} of {len(self.tokens)} tokens.",
@@ -280,8 +286,6 @@ class Sequence:
             speculation.catch_up(self.tokens[first + 1 : end + 1])
         elif speculation is not None:
             speculation.reset()
-        if end // BOUNDARY_EVERY > start // BOUNDARY_EVERY and end < len(self.tokens):
-            self._remember()
 
     def _decode(self, speculation: Speculation, generation: Generation) -> None:
         """Feed the one pending token, together with a guess of the next where that pays."""
@@ -357,10 +361,17 @@ class Sequence:
             self.drafting.reset()
         return f"{source} at {found.position}"
 
-    def _remember(self) -> None:
+    def _remember(self, *, asked_for: bool = True) -> None:
         """Keep the current point."""
-        if self._logits is not None and not self._boundaries.has(self.position):
-            self._boundaries.add(self.cache.boundary(self._logits))
+        if self._logits is None or (asked_for and self._boundaries.ask_for(self.position)):
+            return
+        self._logits = self._logits.clone()  # one row of a batch's would keep those of all its members
+        self._boundaries.add(self.cache.boundary(self._logits), asked_for=asked_for)
+
+    def _pass_milestone(self) -> None:
+        """Keep the current point, if none is near, so that going back replays little."""
+        if self._guess is None and self._boundaries.wants_milestone(self.position):
+            self._remember(asked_for=False)
 
     def _check(self, tokens: list[int]) -> None:
         if len(tokens) > self.engine.context_window:
@@ -375,8 +386,13 @@ class Sequence:
         self.engine.check()
 
 
-def _common_prefix(a: Ids[int], b: Ids[int]) -> int:
-    length = min(len(a), len(b))
-    if a[:length] == b[:length]:
-        return length
-    return next(i for i in range(length) if a[i] != b[i])
+def common_prefix(a: Ids[int], b: Ids[int]) -> int:
+    """How many tokens both begin with. Compares stretches, because a million single ones take long."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

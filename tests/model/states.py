@@ -12,6 +12,7 @@ import torch
 
 from dsv4_model.cache.formats import CacheFormat
 from dsv4_model.cache.kv_cache import Boundary, Held
+from dsv4_model.cache.ring_copy import copied_bytes
 from dsv4_model.engine import Engine, EngineOptions, Sequence
 from dsv4_model.prefix_store import PrefixStore
 from dsv4_model.stored_states import MAGIC
@@ -50,7 +51,8 @@ def save(store: PrefixStore, made: Engine, end: int, tokens: list[int] | None = 
         page = made.space.parts[0].pool.take()
         page.filled = min(128, end - start)
         pages.append(page)
-    rings, logits = torch.zeros(made.layout.ring_bytes, dtype=torch.uint8), torch.zeros(272)
+    rings = torch.zeros(copied_bytes(made.layout, end), dtype=torch.uint8)
+    logits = torch.zeros(272)
     path = store.save(
         made.store_key, tokens, Boundary(end, 0, (Held(tuple(pages), rings),), logits), made.space
     )

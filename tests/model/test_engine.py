@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dsv4_model import engine as engine_module
-from dsv4_model.boundaries import MAX_BOUNDARIES
+from dsv4_model.boundaries import MOST_KEPT
 from dsv4_model.checkpoint import CheckpointError, save_checkpoint
 from dsv4_model.engine import (
     CacheMemoryError,
@@ -177,17 +177,17 @@ def test_random_walks_of_syncs_and_generations_stay_true() -> None:
             count = chance.randrange(1, 8)
             list(sequence.generate(SamplingParams(seed=step, max_tokens=count)))
             tokens = list(sequence.tokens)
-        assert len(sequence.boundaries) <= MAX_BOUNDARIES
+        assert len(sequence.boundaries) <= MOST_KEPT
 
 
 def test_snapshots_keep_the_first_and_the_last_of_many() -> None:
     sequence = tiny.engine().sequence()
-    tokens = prompt(200)
-    for end in range(10, 201, 10):
+    tokens = prompt(300)
+    for end in range(5, 301, 5):
         sequence.sync(tokens[:end])
     positions = [boundary.position for boundary in sequence.boundaries]
-    assert len(positions) == MAX_BOUNDARIES
-    assert positions[0] == 10 and positions[-1] == 200
+    assert len(positions) == MOST_KEPT
+    assert positions[0] == 5 and positions[-1] == 300
 
 
 def test_forks_are_independent() -> None:

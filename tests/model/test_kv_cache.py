@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import torch
 
 from dsv4_model.accounting import kv_bytes
-from dsv4_model.boundaries import MAX_BOUNDARIES, Boundaries
 from dsv4_model.cache.formats import CacheFormat, KeyFormat, RowFormat, Storage
-from dsv4_model.cache.kv_cache import Boundary, KVCache
+from dsv4_model.cache.kv_cache import KVCache
 from dsv4_model.cache.layout import CacheLayout
 from dsv4_model.cache.pages import CacheMemoryError, PagePool
 from dsv4_model.config import ConfigError, ModelConfig
@@ -138,17 +135,3 @@ def test_no_memory_is_a_named_error_and_changes_nothing(monkeypatch: pytest.Monk
     with pytest.raises(CacheMemoryError, match="no memory"):
         one.prepare(1_000_000_000)
     assert one.position == 100 and len(one.pages) == 1
-
-
-def test_many_boundaries_cover_a_timeline_evenly() -> None:
-    kept = Boundaries()
-    nothing = torch.empty(0)
-    for position in range(10, 2000, 10):
-        kept.add(Boundary(position, 0, (), nothing))
-    positions = [boundary.position for boundary in kept]
-    assert len(kept) == MAX_BOUNDARIES
-    assert positions[0] == 10 and positions[-1] == 1990
-    gaps = [b - a for a, b in pairwise(positions)]
-    assert max(gaps) <= 4 * (1990 / MAX_BOUNDARIES)
-    latest, before = kept.latest(1989), kept.latest(5)
-    assert latest is not None and latest.position < 1989 and before is None

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from dsv4_model.cache.formats import CacheFormat
+from dsv4_model.cache.ring_copy import copied_bytes
 from dsv4_model.checkpoint import save_checkpoint
 from dsv4_model.engine import Engine, EngineOptions
-from dsv4_model.prefix_store import PrefixStore, StoreKey
+from dsv4_model.prefix_store import VERSION, PrefixStore, StoreKey
 from dsv4_model.sampling import SamplingParams
 from dsv4_model.stored_states import MAGIC, MAX_HEADER, list_states, state_path
 from tests.model import tiny
@@ -97,7 +98,7 @@ def test_any_flipped_byte_is_noticed(store: PrefixStore, made: Engine) -> None:
     path = save(store, made, 300)
     whole = path.read_bytes()
     header = START + int.from_bytes(whole[len(MAGIC) : START], "little")
-    tokens, rings = header + 4 * 300, header + 4 * 300 + made.layout.ring_bytes
+    tokens, rings = header + 4 * 300, header + 4 * 300 + copied_bytes(made.layout, 300)
     parts = (header, tokens, rings, rings + 4 * 272, len(whole) - 32, len(whole))
     chance = random.Random(0)
     offsets = {*range(header), *(edge + by for edge in parts for by in (-1, 0)), len(whole) - 32}
@@ -134,7 +135,11 @@ def test_hostile_headers_are_refused(store: PrefixStore, made: Engine) -> None:
     counted = set(header) - {"model", "format", "created"}
     headers = [{**header, name: value} for name in sorted(counted) for value in HOSTILE]
     headers += [{key: value for key, value in header.items() if key != name} for name in sorted(counted)]
-    headers += [{**header, "draft_position": 301}, {**header, "version": 2}, {**header, "tokens": 300.0}]
+    headers += [
+        {**header, "draft_position": 301},
+        {**header, "version": VERSION - 1},
+        {**header, "tokens": 300.0},
+    ]
     texts = [json.dumps(value).encode() for value in (*headers, {}, [], "x", 1, None)]
     texts += [b"", b"{", b"\xff\xfe", b"[" * 60_000, b'{"version": 1e999}', b"9" * 50_000]
     for text in texts:

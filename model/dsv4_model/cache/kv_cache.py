@@ -11,13 +11,14 @@ from torch import Tensor
 from dsv4_model.cache.formats import PAGE_TOKENS
 from dsv4_model.cache.layout import CacheLayout, Ring
 from dsv4_model.cache.pages import CacheMemoryError, Page, PagePool
+from dsv4_model.cache.ring_copy import copy_of_rings, fresh_rings, put_back
 
 __all__ = ["Boundary", "Held", "KVCache"]
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What one device keeps of a boundary: the pages (shared) and a copy of the rings."""
+    """What one device keeps of a boundary: the pages (shared) and a `copy_of_rings`."""
 
     pages: tuple[Page, ...]
     rings: Tensor
@@ -61,14 +62,7 @@ class KVCache:
         except (RuntimeError, MemoryError) as error:
             raise CacheMemoryError(layout.ring_bytes) from error
         if pool.device.type != "meta":
-            self._clear_gates()
-
-    def _clear_gates(self) -> None:
-        """Before the first token an absent block has gate -inf, so that it never weighs anything."""
-        for layer in self.layout.layers:
-            for ring in (layer.gates, layer.key_gates):
-                if ring is not None:
-                    self.floats(ring).fill_(-torch.inf)
+            fresh_rings(self.rings, layout)
 
     @property
     def parts(self) -> tuple[KVCache, ...]:
@@ -122,7 +116,10 @@ class KVCache:
         used = -(-self.position // PAGE_TOKENS)
         twin.pages = self.pages[:used]
         twin.table = self.table.copy()
-        twin.rings = self._copied_rings()
+        try:
+            twin.rings = self.rings.clone()
+        except (RuntimeError, MemoryError) as error:
+            raise CacheMemoryError(self.layout.ring_bytes) from error
         return twin
 
     def boundary(self, logits: Tensor) -> Boundary:
@@ -132,7 +129,11 @@ class KVCache:
     def held(self) -> Held:
         """This point as a boundary keeps it. Raises `CacheMemoryError`."""
         used = -(-self.position // PAGE_TOKENS)
-        return Held(tuple(self.pages[:used]), self._copied_rings())
+        try:
+            rings = copy_of_rings(self.rings, self.layout, self.position)
+        except (RuntimeError, MemoryError) as error:
+            raise CacheMemoryError(self.layout.ring_bytes) from error
+        return Held(tuple(self.pages[:used]), rings)
 
     def restore(self, boundary: Boundary | None) -> None:
         """Return to a boundary of this layout, or, with None, to before the first token."""
@@ -142,13 +143,12 @@ class KVCache:
             return
         self.pages = []
         self.position = self.draft_position = 0
-        self.rings.zero_()
-        self._clear_gates()
+        fresh_rings(self.rings, self.layout)
 
     def take(self, held: Held, position: int, draft_position: int) -> None:
         """Return to what `held` gave at ``position``."""
         self.position, self.draft_position = position, draft_position
-        self.rings.copy_(held.rings)
+        put_back(self.rings, held.rings, self.layout, position)
         self.pages = []
         for page in held.pages:
             self._add(page)
@@ -161,12 +161,6 @@ class KVCache:
         rings = self.layout.ring_bytes_by_kind()
         pages = {kind: size * len(self.pages) for kind, size in self.layout.page_bytes_by_kind().items()}
         return {"window": rings["window"], **pages, "partial": rings["partial"], "draft": rings["draft"]}
-
-    def _copied_rings(self) -> Tensor:
-        try:
-            return self.rings.clone()
-        except (RuntimeError, MemoryError) as error:
-            raise CacheMemoryError(self.layout.ring_bytes) from error
 
     def _add(self, page: Page) -> None:
         if len(self.pages) == len(self.table):
