@@ -1,0 +1,1 @@
+"""How servers are spoken to: requests, streams, failures and further attempts."""

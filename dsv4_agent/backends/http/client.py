@@ -1,0 +1,213 @@
+"""A connection to one server: JSON in, JSON or a stream of events out, every failure a `ServerError`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from dsv4_agent.backends.base import ModelError
+from dsv4_agent.backends.http.address import Address, AddressError
+from dsv4_agent.backends.http.errors import BrokenStreamError, ServerError, clean, of_status
+from dsv4_agent.backends.http.sse import EventStream, TooLongError
+from dsv4_agent.backends.profile import ServerProfile
+from dsv4_agent.version import __version__
+
+if TYPE_CHECKING:
+    import httpx
+
+BODY_LIMIT = 64 << 20
+"""Bytes of an answer that is no stream."""
+_ERROR_LIMIT = 64 << 10
+_DONE = "[DONE]"
+
+
+class ServerClient:
+    """Speaks to the server of a profile. Not bound to a loop until the first request.
+
+    The key goes to the profile's own address only: redirects are errors. A proxy and a CA come from the
+    profile, else from the usual environment variables. Raises `ModelError` for an unusable profile.
+    """
+
+    def __init__(self, profile: ServerProfile) -> None:
+        try:
+            self.address = Address.of(profile.base_url)
+        except AddressError as error:
+            raise ModelError(f"model {profile.name}: {error}") from error
+        self.profile = profile
+        self.where = f"the server {self.address.host}"
+        self._client: httpx.AsyncClient | None = None
+
+    def url(self, path: str) -> str:
+        """`/health` is a path of the server, `chat/completions` one of its API."""
+        return self.address.root + path if path.startswith("/") else f"{self.address.api}/{path}"
+
+    async def get_json(self, path: str, *, seconds: float | None = None) -> Any:
+        """What `path` answers. Raises `ServerError`."""
+        return await self._json("GET", path, None, seconds)
+
+    async def post_json(self, path: str, body: Mapping[str, object], *, seconds: float | None = None) -> Any:
+        """What `path` answers to a JSON body. Raises `ServerError`."""
+        data = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return await self._json("POST", path, data, seconds)
+
+    async def stream(self, path: str, body: bytes) -> AsyncIterator[str]:
+        """The data of each event that answers a JSON body; `[DONE]` ends it and is not given out.
+
+        A whole JSON answer, from a server that doesn't stream, comes as one event. Raises `ServerError`, also
+        when nothing came for too long.
+        """
+        times = self.profile.timeouts
+        async with self._request("POST", path, body, times.first_token) as response:
+            chunks = response.aiter_bytes()
+            if "event-stream" not in response.headers.get("content-type", "") and _is_json(response):
+                yield (await self._read(chunks, BODY_LIMIT, times.first_token)).decode("utf-8", "replace")
+                return
+            events = EventStream()
+            patience, ended = times.first_token, False
+            while not ended:
+                chunk = await self._next(chunks, patience)
+                try:
+                    found = events.end() if chunk is None else events.feed(chunk)
+                except TooLongError as error:
+                    raise ServerError(f"{self.where} sent {error}: not read", reason="too_long") from error
+                ended = chunk is None
+                for data in found:
+                    patience = times.silence
+                    if data.strip() == _DONE:
+                        return
+                    yield data
+
+    async def aclose(self) -> None:
+        """Close the connections; safe to call twice."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def _json(self, method: str, path: str, body: bytes | None, seconds: float | None) -> Any:
+        limit = self.profile.timeouts.first_token if seconds is None else seconds
+        try:
+            async with asyncio.timeout(limit), self._request(method, path, body, limit) as response:
+                data = await self._read(response.aiter_bytes(), BODY_LIMIT, limit)
+        except TimeoutError as error:
+            raise self._silent(limit) from error
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            said = clean(data[:200].decode("utf-8", "replace"))
+            message = f"{self.where} answered {path} with something that is not JSON ({said}); check base_url"
+            raise ServerError(message, reason="not_json") from error
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, path: str, body: bytes | None, seconds: float
+    ) -> AsyncIterator[httpx.Response]:
+        import httpx
+
+        client = self._open()
+        headers = {"content-type": "application/json"} if body is not None else {}
+        request = client.build_request(method, self.url(path), content=body, headers=headers)
+        try:
+            async with asyncio.timeout(seconds):
+                response = await client.send(request, stream=True)
+        except TimeoutError as error:
+            raise self._silent(seconds) from error
+        except httpx.ConnectTimeout as error:
+            after = f"within {self.profile.timeouts.connect:g} s"
+            raise self._unreachable(f"it did not answer {after}", "connect_timeout") from error
+        except httpx.ConnectError as error:
+            raise self._unreachable(self._clean(str(error)), "connect_error") from error
+        except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
+            text = self._clean(str(error)) or type(error).__name__
+            raise self._unreachable(text, "transport_error") from error
+        try:
+            if response.status_code != 200:
+                said = await self._error_body(response)
+                raise of_status(self.where, response.status_code, response.headers, said)
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _error_body(self, response: httpx.Response) -> bytes:
+        """What an error says, as far as it can be had in a moment, the key taken out."""
+        try:
+            data = await self._read(response.aiter_bytes(), _ERROR_LIMIT, 5.0)
+        except ServerError:
+            data = b""
+        return self._without_key(data.decode("utf-8", "replace")).encode()
+
+    async def _read(self, chunks: AsyncIterator[bytes], limit: int, seconds: float) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while (chunk := await self._next(chunks, seconds)) is not None:
+            parts.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                message = f"{self.where} sent an answer of over {limit >> 10:,} KiB: not read"
+                raise ServerError(message, reason="too_long")
+        return b"".join(parts)
+
+    async def _next(self, chunks: AsyncIterator[bytes], seconds: float) -> bytes | None:
+        """The next bytes, None at the end."""
+        import httpx
+
+        try:
+            async with asyncio.timeout(seconds):
+                return await anext(chunks, None)
+        except TimeoutError as error:
+            raise self._silent(seconds) from error
+        except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as error:
+            said = self._clean(str(error)) or type(error).__name__
+            raise BrokenStreamError(f"{self.where} broke the connection off: {said}; try again") from error
+
+    def _open(self) -> httpx.AsyncClient:
+        if self._client is None:
+            import httpx
+
+            profile = self.profile
+            headers = {"user-agent": f"dsv4/{__version__}", **profile.headers}
+            if profile.key is not None:
+                headers["authorization"] = f"Bearer {profile.key.reveal()}"
+            self._client = httpx.AsyncClient(
+                headers=headers,
+                # An SSL context takes a tenth of a second to make: not for a plain connection.
+                verify=self._trust() if self.address.secure or profile.proxy else False,
+                proxy=profile.proxy,
+                follow_redirects=False,
+                timeout=httpx.Timeout(None, connect=profile.timeouts.connect),
+            )
+        return self._client
+
+    def _trust(self) -> Any:
+        import os
+        import ssl
+
+        own = self.profile.ca_file
+        try:
+            return ssl.create_default_context(
+                cafile=str(own) if own is not None else os.environ.get("SSL_CERT_FILE"),
+                capath=None if own is not None else os.environ.get("SSL_CERT_DIR"),
+            )
+        except (OSError, ssl.SSLError) as error:
+            raise ModelError(f"the CA file {own} can't be used: {error}; check ca_file") from error
+
+    def _unreachable(self, text: str, reason: str) -> ServerError:
+        message = f"{self.where} can't be reached: {text}; is it running, and base_url right?"
+        return ServerError(message, reason=reason, retryable=True, unreachable=True)
+
+    def _silent(self, seconds: float) -> ServerError:
+        message = f"{self.where} said nothing for {seconds:g} s; raise the profile's timeouts if it is slow"
+        return ServerError(message, reason="silence", retryable=True, unreachable=True)
+
+    def _clean(self, text: str) -> str:
+        return clean(self._without_key(text))
+
+    def _without_key(self, text: str) -> str:
+        key = self.profile.key
+        return text if key is None or not key.reveal() else text.replace(key.reveal(), "[key]")
+
+
+def _is_json(response: httpx.Response) -> bool:
+    return "json" in response.headers.get("content-type", "")
