@@ -74,7 +74,8 @@ class GenerationRequest:
 class GenerationUsage:
     """Tokens of one generation, as the backend counts or estimates them.
 
-    `cost` (in `currency`) is there where the server counted and the prices are known.
+    `counted` says that a server's tokenizer did. `cost` (in `currency`) is there where it did and the prices
+    are known.
     """
 
     input_tokens: int = 0
@@ -82,6 +83,7 @@ class GenerationUsage:
     output_tokens: int = 0
     cost: float | None = None
     currency: str | None = None
+    counted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

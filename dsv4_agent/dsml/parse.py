@@ -89,7 +89,8 @@ class StreamParser:
 
         Text that is fed afterwards is the answer, also where the reasoning is empty.
         """
-        self._state = _State.CONTENT
+        if self._state is _State.THINKING:
+            self._state = _State.CONTENT
         if text:
             self._reasoning.append(text)
             self._events.append(ThinkingDelta(text))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from dsv4_agent.backends.text import estimate_tokens
@@ -43,19 +43,53 @@ def entry_tokens(entry: Entry) -> int:
     return len(entry.ids) if entry.ids is not None else estimate_tokens(entry.text)
 
 
-def breakdown(entries: Iterable[Entry], system_prompt: str) -> Breakdown:
-    """Tokens by what they are for. The opening is shared out by characters."""
-    system = tools = conversation = thinking = 0
-    for entry in entries:
-        tokens = entry_tokens(entry)
+def opening_share(entry: Entry, system_prompt: str) -> Breakdown:
+    """An opening's tokens, shared out by characters."""
+    tokens = entry_tokens(entry)
+    system = round(tokens * min(1.0, len(system_prompt) / max(1, len(entry.text))))
+    return Breakdown(system=system, tools=tokens - system)
+
+
+class _Tally:
+    """Counts a growing transcript's entries once each; from the start again when it was cut."""
+
+    def __init__(self, system_prompt: str) -> None:
+        self._system_prompt = system_prompt
+        self._counted: list[Entry] = []
+        self._sum = Breakdown()
+        self._served: tuple[int, int] | None = None
+
+    def count(self, entries: Sequence[Entry]) -> Breakdown:
+        """Tokens by what they are for."""
+        known = self._counted
+        if len(entries) < len(known) or any(a is not b for a, b in zip(known, entries, strict=False)):
+            self._counted, self._sum, self._served = [], Breakdown(), None
+        for entry in entries[len(self._counted) :]:
+            self._add(entry)
+        return self._sum
+
+    def counted_by_server(self, entries: Sequence[Entry], tokens: int) -> None:
+        """A server has counted all entries so far: our estimate of them gives way to that."""
+        self.count(entries)
+        self._served = (tokens, self._sum.total)
+
+    @property
+    def used(self) -> int:
+        """Tokens of what was counted last."""
+        counted, estimated = self._served or (0, 0)
+        return counted + self._sum.total - estimated
+
+    def _add(self, entry: Entry) -> None:
+        self._counted.append(entry)
         if entry.kind is EntryKind.PROMPT:
-            share = min(1.0, len(system_prompt) / max(1, len(entry.text)))
-            system = round(tokens * share)
-            tools = tokens - system
-        else:
-            thinking += entry.reasoning_tokens
-            conversation += tokens - entry.reasoning_tokens
-    return Breakdown(system=system, tools=tools, conversation=conversation, thinking=thinking)
+            self._sum = opening_share(entry, self._system_prompt)
+            return
+        tokens, thinking = entry_tokens(entry), entry.reasoning_tokens
+        self._sum = replace(
+            self._sum,
+            conversation=self._sum.conversation + tokens - thinking,
+            thinking=self._sum.thinking + thinking,
+        )
 
 
 class ContextMeter:
@@ -67,13 +101,14 @@ class ContextMeter:
     def __init__(self, session: Session, window: int, system_prompt: str) -> None:
         self._session = session
         self._window = window
-        self._system_prompt = system_prompt
+        self._tally = _Tally(system_prompt)
         self._cached = 0
 
     @property
     def used(self) -> int:
-        """Tokens of the transcript."""
-        return sum(entry_tokens(entry) for entry in self._session.transcript.entries)
+        """Tokens of the transcript: of its ids, else as a server counted them, else estimated."""
+        self._tally.count(self._session.transcript.entries)
+        return self._tally.used
 
     def room(self) -> int | None:
         """Tokens that may still be sampled; None where there is no room worth a turn."""
@@ -89,9 +124,12 @@ class ContextMeter:
 
     def update(self, sampler: TurnSampler) -> ContextUpdated:
         """The state after a turn's sampling."""
+        entries, usage = self._session.transcript.entries, sampler.usage
+        if usage.counted and not self._session.transcript.has_tokens:
+            self._tally.counted_by_server(entries, usage.input_tokens + usage.output_tokens)
         used = self._cached = self.used
-        reused = sampler.synced.reused if sampler.synced else sampler.usage.cached_input_tokens
-        prefilled = sampler.synced.prefilled if sampler.synced else sampler.usage.input_tokens - reused
+        reused = sampler.synced.reused if sampler.synced else usage.cached_input_tokens
+        prefilled = sampler.synced.prefilled if sampler.synced else usage.input_tokens - reused
         kv = KvUse(
             used=used,
             limit=self._window,
@@ -100,7 +138,7 @@ class ContextMeter:
             bytes=sampler.kv_bytes,
             restored=sampler.synced.restored if sampler.synced else 0,
         )
-        return ContextUpdated(kv, breakdown(self._session.transcript.entries, self._system_prompt))
+        return ContextUpdated(kv, self._tally.count(entries))
 
     def broken(self, sampler: TurnSampler) -> PrefixBreak | None:
         """What a sync lost of the state that was there, if it lost anything."""

@@ -95,6 +95,11 @@ class Breakdown:
     conversation: int = 0
     thinking: int = 0
 
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.system + self.tools + self.memory + self.conversation + self.thinking
+
 
 @dataclass(frozen=True, slots=True)
 class GitOutcome:
