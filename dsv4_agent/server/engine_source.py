@@ -40,6 +40,7 @@ class EngineSource:
         self._model = ServedModel(engine.name, engine.context_window, engine.tokenizer, preset, encoder)
         self._keeps = keeps and engine.options.store is not None
         self.scheduler = Scheduler(engine, limits)
+        self.scheduler.start()
 
     @property
     def model(self) -> ServedModel:

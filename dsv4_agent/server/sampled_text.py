@@ -35,6 +35,9 @@ def is_control(data: bytes) -> bool:
 
 
 def shown_bytes(vocabulary: Vocabulary, token: int) -> tuple[str, list[int]]:
-    """A token's text, however broken, and its bytes, as log-probabilities name them."""
+    """A token's text (`bytes:\\x..` where it is none) and its bytes, as log-probabilities name them."""
     data = vocabulary.token_bytes(token)
-    return data.decode("utf-8", "replace"), list(data)
+    try:
+        return data.decode(), list(data)
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data), list(data)

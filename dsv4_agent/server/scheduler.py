@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from dsv4_agent.dsml.events import FinishReason
 from dsv4_agent.server.engine_failures import out_of_memory, told
 from dsv4_agent.server.fair_queue import FairQueue
@@ -62,7 +64,7 @@ class Counts:
 
 
 class Scheduler:
-    """Owns an engine and the thread that drives it."""
+    """Owns an engine and the thread that drives it, from `start` to `close`."""
 
     def __init__(self, engine: Engine, limits: Limits) -> None:
         self.engine = engine
@@ -80,6 +82,9 @@ class Scheduler:
         self._deadline = math.inf
         self._last_act: Callable[[Iterable[Sequence]], None] | None = None
         self._thread = threading.Thread(target=self._run, name="dsv4-engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work on what is submitted."""
         self._thread.start()
 
     # -- from any thread -----------------------------------------------------------------------------------
@@ -147,11 +152,16 @@ class Scheduler:
 
     def _run(self) -> None:
         while self._wait():
-            self._errand()
-            self._admit()
-            self._step()
-            self._outbox.send()
+            self.advance()
         self._end()
+
+    def advance(self) -> None:
+        """One round: errands, admission, one pass, delivery. For the engine's thread."""
+        while self._errands:
+            self._errands.popleft()()
+        self._admit()
+        self._step()
+        self._outbox.send()
 
     def _wait(self) -> bool:
         """Sleep until there is something to do; false when the thread is to end."""
@@ -165,10 +175,6 @@ class Scheduler:
                     for job in self._jobs.values():
                         job.cancelled.set()
         return bool(self._jobs or self._errands or not self._closing)
-
-    def _errand(self) -> None:
-        while self._errands:
-            self._errands.popleft()()
 
     def _admit(self) -> None:
         while len(self._jobs) < self.limits.sequences:
@@ -194,8 +200,7 @@ class Scheduler:
         job.member, job.begun, job.fed = member, monotonic(), self.counts.steps
         job.position = member.sequence.position
         if request.logprobs is not None:
-            top = request.logprobs
-            member.generation.watch = lambda logits, token: job.odds.append(odds_of(logits, token, top))
+            member.generation.watch = self._watch(job, request.logprobs)
         self._jobs[member] = job
         report = member.report
         self.counts.admitted += 1
@@ -203,6 +208,10 @@ class Scheduler:
         self.counts.reused_tokens += report.reused
         begun = Begun(report.reused, report.prefilled, report.restored_from, report.cause, report.restored)
         self._outbox.put(job, begun)
+
+    def _watch(self, job: Job, top: int) -> Callable[[Tensor, int], None]:
+        size = self.engine.tokenizer.size
+        return lambda logits, token: job.odds.append(odds_of(logits, token, top, size))
 
     def _join(self, job: Job, request: TurnRequest) -> Member:
         """A place in the batch; idle timelines make room where memory is short. Raises as `Batch.add`."""

@@ -56,8 +56,9 @@ class ScriptedSource:
             async for event in self._backend.generate(_Nothing(), asked):
                 match event:
                     case SampledText(text):
-                        if skipped:
-                            text = text.rpartition(skipped)[2]
+                        if skipped:  # the prompt has said it already, and nothing comes before it
+                            _, found, text = text.partition(skipped)
+                            skipped = "" if found else skipped
                         for token in codec.encode(text, True)[:left]:
                             left -= 1
                             yield Sampled(token)

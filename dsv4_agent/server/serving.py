@@ -18,7 +18,7 @@ from dsv4_agent.loop.events import Subtype
 from dsv4_agent.server.limits import Limits
 from dsv4_agent.workbench.failures import RunFailure
 
-__all__ = ["Address", "listen", "serve"]
+__all__ = ["Address", "Server", "listen", "serve"]
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HEADER_BYTES: Final = 64 << 10
@@ -56,26 +56,14 @@ def serve(
 
     After the first signal running requests get `patience` seconds, a second one ends them at once.
     """
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=limits.connections,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=math.ceil(patience),
-        h11_max_incomplete_event_size=_HEADER_BYTES,
-    )
-    asyncio.run(_Server(config, ready).serve(sockets=[listener]))
+    asyncio.run(Server(app, limits, ready, patience).serve(sockets=[listener]))
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
+class Server(uvicorn.Server):
+    """uvicorn with this server's limits; see `serve`."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, ready: Callable[[], None], patience: float) -> None:
+        super().__init__(_config(app, limits, patience))
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -94,3 +82,20 @@ class _Server(uvicorn.Server):
         finally:
             for number in _SIGNALS:
                 loop.remove_signal_handler(number)
+
+
+def _config(app: ASGIApp, limits: Limits, patience: float) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=limits.connections,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=math.ceil(patience),
+        h11_max_incomplete_event_size=_HEADER_BYTES,
+    )
