@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -46,7 +47,7 @@ def create_app(
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, rules=rules)],
+        middleware=[Middleware(Guard, rules=rules), *_for_pages(rules)],
         exception_handlers={
             ApiError: _api_error,
             ClientGoneError: _nobody,
@@ -56,6 +57,20 @@ def create_app(
     )
     app.state.service = service
     return app
+
+
+def _for_pages(rules: GuardRules) -> list[Middleware]:
+    """What lets pages of the allowed origins read answers; without such there is nothing of the kind."""
+    if not rules.origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=sorted(rules.origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-Api-Key"],
+        )
+    ]
 
 
 async def _api_error(_: Request, error: Exception) -> Response:

@@ -91,6 +91,8 @@ class Guard:
                 kind="permission_error",
                 code="origin_not_allowed",
             )
+        if origin is not None and scope["method"] == "OPTIONS":
+            return None  # what a browser asks beforehand carries no token, and is told nothing else
         if self._digests and scope["path"] not in _OPEN_PATHS and not self._opens(headers):
             return ApiError(
                 401,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -351,7 +351,6 @@ def _missing(member: Member) -> int:
 
 def _params(request: TurnRequest) -> SamplingParams:
     how = request.sampling
-    settings: dict[str, Any] = {"top_k": how.top_k} if how.top_k else {}
     return SamplingParams(
         temperature=how.temperature,
         top_p=how.top_p,
@@ -360,5 +359,5 @@ def _params(request: TurnRequest) -> SamplingParams:
         max_tokens=how.max_tokens,
         stop_ids=(),
         thinking_budget=how.thinking_budget,
-        **settings,
+        top_k=how.top_k,
     )

@@ -28,6 +28,7 @@ class SamplingParams:
         temperature: 0 takes the highest logit, ties to the lowest id.
         top_p: keep the most probable tokens whose probabilities reach this sum.
         min_p: keep tokens at least this fraction as probable as the most probable one.
+        top_k: keep this many of the most probable tokens; 0 keeps all.
         seed: None draws a fresh one for each generation. A draw depends only on the seed and the token's
             position, so that stopping and going on changes nothing.
         max_tokens: most tokens one generation may sample.
@@ -43,6 +44,7 @@ class SamplingParams:
     max_tokens: int = 65_536
     stop_ids: tuple[int, ...] = (1,)
     thinking_budget: int | None = None
+    top_k: int = 0
 
     def __post_init__(self) -> None:
         ranges = (
@@ -53,6 +55,8 @@ class SamplingParams:
         for name, value, low, high in ranges:
             if not (low <= value <= high and math.isfinite(value)):
                 raise SamplingError(f"{name} is {value}.", f"Choose it between {low:g} and {high:g}.")
+        if self.top_k < 0:
+            raise SamplingError(f"top_k is {self.top_k}.", "Choose 1 or more, or 0 for no such limit.")
         if self.max_tokens < 1:
             raise SamplingError(f"max_tokens is {self.max_tokens}.", "Choose at least 1.")
         if self.thinking_budget is not None and self.thinking_budget < 0:
@@ -124,6 +128,8 @@ class Sampler:
         # The first one always stays, or top_p = 0 would leave nothing.
         kept &= (before < self.params.top_p) | (before == 0)
         kept &= probabilities > 0
+        if self.params.top_k:
+            kept[self.params.top_k :] = False
         kept[0] = True
         weights = torch.where(kept, probabilities, 0.0).cumsum(0)
         point = _uniform(self._seed, position) * float(weights[-1])

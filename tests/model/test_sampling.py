@@ -59,6 +59,15 @@ def test_min_p_is_relative_to_the_most_probable() -> None:
     assert set(draws(logits, min_p=1.0)) == {0}
 
 
+def test_top_k_keeps_the_most_probable() -> None:
+    logits = [math.log(p) for p in (0.2, 0.5, 0.3)]
+    assert set(draws(logits, top_k=1)) == {1}
+    assert set(draws(logits, top_k=2)) == {1, 2}
+    assert set(draws(logits, top_k=9)) == {0, 1, 2}
+    with pytest.raises(SamplingError, match="top_k is -1"):
+        SamplingParams(top_k=-1)
+
+
 def test_a_seed_reproduces_and_another_differs() -> None:
     logits = torch.zeros(1000)
 

@@ -147,6 +147,13 @@ async def test_seeds_repeat_and_differ(small: Served) -> None:
     assert await ids(1) == await ids(1) != await ids(2)
 
 
+async def test_top_k_one_is_greedy_at_any_temperature(small: Served) -> None:
+    body = {"prompt": [20, 30, 40], "max_tokens": 8, "return_token_ids": True}
+    greedy = await small.complete(**body, temperature=0)
+    cut = await small.complete(**body, temperature=2.0, top_k=1)
+    assert cut["choices"] == greedy["choices"]
+
+
 async def test_log_probabilities_have_the_form_of_the_api(small: Served) -> None:
     answer = await small.complete(prompt=[20, 30], max_tokens=4, logprobs=3, temperature=0)
     found = answer["choices"][0]["logprobs"]

@@ -81,10 +81,16 @@ async def test_pages_are_refused_and_no_answer_opens_itself_to_them(guarded: Ser
         assert not any(name.startswith("access-control") for name in response.headers)
 
 
-async def test_an_allowed_origin_is_served(guarded: Served) -> None:
-    response = await guarded.http.get("/v1/models", headers=allowed(Origin="http://page.lan"))
+async def test_an_allowed_origin_is_served_by_its_name(guarded: Served) -> None:
+    page = "http://page.lan"
+    response = await guarded.http.get("/v1/models", headers=allowed(Origin=page))
     assert response.status_code == 200
-    assert response.headers.get("access-control-allow-origin") in (None, "http://page.lan")
+    assert response.headers["access-control-allow-origin"] == page
+    asking = {"Origin": page, "Access-Control-Request-Method": "POST"}
+    before = await guarded.http.options("/v1/completions", headers=asking)
+    assert before.status_code == 200 and before.headers["access-control-allow-origin"] == page
+    without = await guarded.http.post("/v1/completions", headers={"Origin": page}, json={"prompt": [20]})
+    assert without.status_code == 401
 
 
 async def test_a_large_body_is_refused_by_its_length_and_by_its_bytes(guarded: Served) -> None:

@@ -1,0 +1,112 @@
+"""`dsv4 serve` as a process: what it prints, what it answers, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+pytest.importorskip("uvicorn", reason="the server needs its packages")
+
+TOKEN = "an-example-token-of-this-test"
+Start = Callable[..., tuple[subprocess.Popen[str], str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    running: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: str) -> tuple[subprocess.Popen[str], str]:
+        command = [sys.executable, "-m", "dsv4_agent.cli.main", "serve", "--port", "0", *arguments]
+        environment = {
+            **os.environ,
+            "DSV4_CONFIG_DIR": str(tmp_path / "config"),
+            "DSV4_KV_DIR": str(tmp_path / "kv"),
+            "XDG_RUNTIME_DIR": str(tmp_path),
+        }
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        running.append(process)
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.fullmatch(r"dsv4 serves (\S+) at (http://127\.0\.0\.1:\d+/v1)\n", line)
+        return process, found[2] if found else line
+
+    yield run
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def client(url: str, token: str | None = TOKEN) -> httpx.Client:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    return httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def test_it_serves_drains_keeps_its_states_and_ends(start: Start, tmp_path: Path) -> None:
+    process, url = start("--token", TOKEN)
+    with client(url, None) as stranger:
+        assert stranger.get("models").status_code == 401
+    body = {"prompt": [5, *range(20, 320)], "max_tokens": 300, "temperature": 1, "seed": 1, "stream": True}
+    with client(url) as http, http.stream("POST", "completions", json=body) as response:
+        lines = response.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGTERM)
+        chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert chunks[-1]["choices"][0]["finish_reason"] in ("stop", "length")
+    code, out, err = ended(process)
+    assert (code, out, err) == (0, "", "")
+    assert list((tmp_path / "kv").iterdir())
+
+
+def test_ephemeral_leaves_nothing_and_no_token_is_warned_of(start: Start, tmp_path: Path) -> None:
+    process, url = start("--no-token", "--ephemeral")
+    with client(url, None) as http:
+        http.post("completions", json={"prompt": [5, *range(20, 400)], "max_tokens": 4}).raise_for_status()
+    process.send_signal(signal.SIGINT)
+    code, _, err = ended(process)
+    assert code == 0 and "without a token every program" in err
+    assert not (tmp_path / "kv").exists()
+
+
+def test_a_script_is_served_without_a_model(start: Start, tmp_path: Path) -> None:
+    script = tmp_path / "turns.txt"
+    script.write_text("text: Hello.\n", encoding="utf-8")
+    _, url = start("--model", f"scripted:{script}", "--token", TOKEN)
+    with client(url) as http:
+        body = {"messages": [{"role": "user", "content": "hi"}]}
+        answer = http.post("chat/completions", json=body).json()
+    assert answer["choices"][0]["message"]["content"] == "Hello."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--model", "/nowhere"), 52, "there is no model"),
+        (("--model", "scripted:/nowhere"), 52, "can't be read"),
+        (("--no-token", "--host", "0.0.0.0"), 42, "without a token anyone"),
+        (("--token", "short"), 42, "at least 16"),
+        (("--host", "host.invalid"), 52, "can't listen"),
+    ],
+)
+def test_what_can_not_be_served_is_one_line(
+    start: Start, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    process, _ = start(*arguments)
+    found, out, err = ended(process)
+    assert (found, out) == (code, "") and words in err and err.count("\n") == 1
+    assert err.startswith("dsv4: error: ")
