@@ -41,11 +41,15 @@ def named_devices(text: str) -> tuple[torch.device, ...]:
 
 def _device(name: str) -> torch.device:
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise DeviceError(
             f"{name!r} names no device.", "Name cpu, cuda, or a list such as cuda:0,cuda:1."
         ) from error
+    # As tensors say it: a processor is one device, of others the first is meant.
+    if device.type in ("cpu", "meta"):
+        return torch.device(device.type)
+    return torch.device(device.type, device.index or 0)
 
 
 def cuda_devices() -> tuple[torch.device, ...]:

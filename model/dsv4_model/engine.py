@@ -21,11 +21,11 @@ from dsv4_model.cache.pages import CacheMemoryError
 from dsv4_model.cache.space import CacheSpace
 from dsv4_model.checkpoint_reader import Checkpoint, open_checkpoint
 from dsv4_model.config import ModelConfig
-from dsv4_model.devices import DeviceError, cuda_devices, named_devices, rooms
+from dsv4_model.devices import DeviceError
 from dsv4_model.generation import Constraint
 from dsv4_model.layer_split import LayerSplitError
-from dsv4_model.passes import Passes, Piece, Stage
-from dsv4_model.placement import place, plan_stages, resident_bytes
+from dsv4_model.passes import HostSites, Passes, Piece, Stage
+from dsv4_model.placement import is_apart, placed_by_name
 from dsv4_model.prefix_store import PrefixStore, StoreKey
 from dsv4_model.sequence import Sequence, SyncReport, common_prefix
 from dsv4_model.sequence_errors import (
@@ -40,6 +40,7 @@ from dsv4_model.weights import LazyExperts, ModelWeights
 
 if TYPE_CHECKING:
     from dsv4_model.kernels.gpu.passes import TritonPasses
+    from dsv4_model.kernels.native import NativePasses
     from dsv4_model.torch_passes import TorchPasses
 
 __all__ = [
@@ -94,6 +95,8 @@ class EngineOptions:
             on a GPU are Triton kernels where Triton is installed (`dsv4_model.kernels.gpu`), else PyTorch.
             A list such as ``"cuda:0,cuda:1"`` splits the layers over several devices by their bytes;
             ``"cuda"`` does so over all GPUs where the first is too small.
+        expert_device: where experts go; None: to their layers' devices, or, where these are too small and
+            when they are streamed, to main memory. There they are computed by the native back end.
     """
 
     threads: int | None = None
@@ -105,6 +108,7 @@ class EngineOptions:
     memory_budget: int | None = None
     count_experts: bool = False
     device: str | None = None
+    expert_device: str | None = None
 
 
 class Engine:
@@ -130,16 +134,13 @@ class Engine:
             )
         choice = options.cache_format or _natural_format(weights.config)
         self.layout = CacheLayout.of(weights.config, choice, with_mtp=weights.mtp is not None)
-        self.stages: tuple[Stage, ...]
-        if options.device is None:
-            self.stages = (Stage(weights.embed.data.device, range(len(weights.all_layers))),)
-        else:
-            weights, self.stages = _placed(weights, self.layout, options.device)
+        weights, self.stages = _placed(weights, self.layout, options)
         self.weights = weights
         self.tokenizer = tokenizer
         self.name = name
         self.options = options
         self.notice: str | None = None
+        self._host: HostSites | None = None
         self.passes = self._open_passes()
         stages = self.stages
         self.space = CacheSpace.of(self.layout, [s.device for s in stages], [s.layers for s in stages])
@@ -275,62 +276,67 @@ class Engine:
         return 0 if saved is None else boundary.position
 
     def _open_passes(self) -> Passes:
+
+        stages = self.stages
+        if len(stages) == 1 and stages[0].device.type == "cpu" and self.options.native is not False:
+            native = self._open_native()
+            if native is not None:
+                return native
+        every = self.weights.all_layers
+        apart = any(is_apart(every[number], stage) for stage in stages for number in stage.layers)
+        if apart and self.options.native is not False:
+            self._host = self._open_native()
+        if len(stages) == 1:
+            return self._open_stage(stages[0])
+        from dsv4_model.split_passes import SplitPasses
+
+        if any(stage.device.type == "cpu" for stage in stages):
+            self.notice = (
+                "Running some layers on the CPU with PyTorch, many times slower than the native back "
+                "end, which takes all layers or none: leave out --device, or name GPUs alone."
+            )
+        return SplitPasses(self.config, tuple(self._open_stage(stage) for stage in stages))
+
+    def _open_native(self) -> NativePasses | None:
+        """The native back end; None, with a notice, where it can't be had and wasn't demanded."""
         from dsv4_model.kernels.library import NativeUnavailableError, physical_cores
+        from dsv4_model.kernels.native import NativePasses
 
-        options, stages = self.options, self.stages
-        if len(stages) > 1:
-            from dsv4_model.split_passes import SplitPasses
-
-            if any(stage.device.type == "cpu" for stage in stages):
-                self.notice = (
-                    "Running some layers on the CPU with PyTorch, many times slower than the native back "
-                    "end, which takes all layers or none: leave out --device, or name GPUs alone."
-                )
-            return SplitPasses(self.config, tuple(self._open_stage(stage) for stage in stages))
-        if options.native is not False and stages[0].device.type == "cpu":
-            from dsv4_model.kernels.native import NativePasses
-
-            threads = options.threads or physical_cores()
-            try:
-                return NativePasses(self.weights, self.layout, threads=threads, isa=options.isa)
-            except NativeUnavailableError as error:
-                if options.native:
-                    raise
-                self.notice = f"Running on PyTorch, many times slower than the native back end: {error}"
-                _log.warning("%s", self.notice)
-        return self._open_stage(stages[0])
+        options = self.options
+        threads = options.threads or physical_cores()
+        try:
+            return NativePasses(self.weights, self.layout, threads=threads, isa=options.isa)
+        except NativeUnavailableError as error:
+            if options.native:
+                raise
+            self.notice = f"Running on PyTorch, many times slower than the native back end: {error}"
+            _log.warning("%s", self.notice)
+            return None
 
     def _open_stage(self, stage: Stage) -> TorchPasses | TritonPasses:
         layout = self.layout if len(self.stages) == 1 else self.layout.part(stage.layers)
         if stage.device.type == "cuda" and find_spec("triton") is not None:
             from dsv4_model.kernels.gpu.passes import TritonPasses
 
-            return TritonPasses(self.weights, layout, stage)
+            return TritonPasses(self.weights, layout, stage, host=self._host)
         from dsv4_model.torch_passes import TorchPasses
 
-        return TorchPasses(self.weights, layout, stage)
+        return TorchPasses(self.weights, layout, stage, self._host)
 
 
-def _placed(weights: ModelWeights, layout: CacheLayout, names: str) -> tuple[ModelWeights, tuple[Stage, ...]]:
+def _placed(
+    weights: ModelWeights, layout: CacheLayout, options: EngineOptions
+) -> tuple[ModelWeights, tuple[Stage, ...]]:
     """The weights on the devices that are named, and which of them has which layers."""
+    if options.device is None:
+        return weights, (Stage(weights.embed.data.device, range(len(weights.all_layers))),)
     try:
-        devices = named_devices(names)
-        room = rooms(devices) if len(devices) > 1 else []
-        if devices == (torch.device("cuda"),) and len(cuda_devices()) > 1:
-            all_room = rooms(cuda_devices())
-            if resident_bytes(weights) > all_room[0]:
-                devices, room = cuda_devices(), all_room
-        if len(devices) == 1:
-            stages: tuple[Stage, ...] = (Stage(devices[0], range(len(weights.all_layers))),)
-        else:
-            stages = plan_stages(weights, layout, devices, room)
-        return place(weights, stages), stages
-    except DeviceError as error:
-        raise EngineError(str(error).removesuffix(error.remedy).rstrip(), error.remedy) from error
-    except LayerSplitError as error:
+        return placed_by_name(weights, layout, options.device, options.expert_device)
+    except (DeviceError, LayerSplitError) as error:
         raise EngineError(str(error).removesuffix(error.remedy).rstrip(), error.remedy) from error
     except (RuntimeError, AssertionError) as error:  # PyTorch says so that it has no such device, or no room
-        raise EngineError(f"The model can't be put on {names}: {error}.", "Run it on the CPU.") from error
+        problem = f"The model can't be put on {options.device}: {error}."
+        raise EngineError(problem, "Run it on the CPU.") from error
 
 
 def _natural_format(config: ModelConfig) -> CacheFormat:

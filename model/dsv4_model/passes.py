@@ -13,7 +13,7 @@ from torch import Tensor
 from dsv4_model.cache.kv_cache import KVCache
 from dsv4_model.config import ModelConfig
 
-__all__ = ["Passes", "Piece", "Rows", "Stage", "StagePasses"]
+__all__ = ["HostSites", "Passes", "Piece", "Rows", "Stage", "StagePasses"]
 
 
 class Rows(IntEnum):
@@ -96,6 +96,14 @@ class StagePasses(Protocol):
         self, pieces: Items[Piece], streams: Tensor, embedded: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `Passes.draft`, for the last stage; ``embedded`` are the embeddings, None where it has them."""
+        ...
+
+
+class HostSites(Protocol):
+    """Feed-forward sites whose weights lie in main memory while the rest of their layers is elsewhere."""
+
+    def feed_forward(self, number: int, x: Tensor, ids: Tensor) -> Tensor:
+        """Output fp32 ``[tokens, d]`` of layer ``number`` for ``x [tokens, d]``; all on the CPU."""
         ...
 
 

@@ -20,16 +20,17 @@ from dsv4_model.cache.entries import PieceCache
 from dsv4_model.cache.layout import CacheLayout, LayerLayout, Ring
 from dsv4_model.config import AttentionKind
 from dsv4_model.indexer import top_k_mask
-from dsv4_model.matrix import Matrix
 from dsv4_model.norm import rms_normalize
-from dsv4_model.passes import Piece, Rows, Stage, expert_counts
+from dsv4_model.passes import HostSites, Piece, Rows, Stage, expert_counts
+from dsv4_model.placement import is_apart
 from dsv4_model.quantization import fp4_round_trip, fp8_round_trip, hadamard
 from dsv4_model.rope import rope_frequencies, rotate
-from dsv4_model.weights import CompressorWeights, ExpertWeights, LayerWeights, MixingWeights, ModelWeights
+from dsv4_model.torch_feed_forward import TorchFeedForward
+from dsv4_model.torch_linears import TorchLinears
+from dsv4_model.weights import CompressorWeights, LayerWeights, MixingWeights, ModelWeights
 
 __all__ = ["TorchPasses"]
 
-_ACTIVATION_GROUP = 128
 _KV_GROUP = 64
 _EXPAND_UP_TO = 1 << 30  # bytes of fp32 experts that are kept expanded
 
@@ -60,22 +61,31 @@ class TorchPasses:
         layout: of the caches of the layers that are computed.
         stage: these layers, and the device that their weights and caches are on; None: all of them, on the
             device of ``weights``.
+        host: computes feed-forward sites that are in main memory while this is not; None: PyTorch does.
     """
 
-    def __init__(self, weights: ModelWeights, layout: CacheLayout, stage: Stage | None = None) -> None:
+    def __init__(
+        self,
+        weights: ModelWeights,
+        layout: CacheLayout,
+        stage: Stage | None = None,
+        host: HostSites | None = None,
+    ) -> None:
         self.weights, self.layout = weights, layout
         c = weights.config
         self.stage = stage or Stage(weights.embed.data.device, range(len(weights.all_layers)))
-        self.device = self.stage.device
+        self.device, self._host = self.stage.device, host
         self._frequencies = (
             rope_frequencies(c.qk_rope_head_dim, c.rope_theta, None).to(self.device),
             rope_frequencies(c.qk_rope_head_dim, c.compress_rope_theta, c.rope_scaling).to(self.device),
         )
-        self._dense: dict[int, Tensor] = {}
+        self._linears = TorchLinears(rounds=weights.rounds_activations)
         experts = 12 * c.n_routed_experts * c.hidden_size * c.moe_intermediate_size * len(self.stage.layers)
         # Streamed experts come and go, but what is kept expanded is known by its matrix's identity.
         stay = all(isinstance(weights.all_layers[n].experts, tuple) for n in self.stage.layers)
-        self._expand_experts = stay and experts <= _EXPAND_UP_TO
+        self._feed_forward = TorchFeedForward(
+            c, self._linears, expand_experts=stay and experts <= _EXPAND_UP_TO
+        )
 
     @torch.inference_mode()
     def embed(self, ids: Items[int]) -> Tensor:
@@ -115,7 +125,7 @@ class TorchPasses:
         if embedded is None:
             embedded = self._embed(ids)
         embedded = self._norm(embedded, mtp.enorm)
-        joined = self._linear(embedded, mtp.e_proj, rounds=True).unsqueeze(1) + self._linear(
+        joined = self._linears(embedded, mtp.e_proj, rounds=True).unsqueeze(1) + self._linears(
             self._norm(streams, mtp.hnorm), mtp.h_proj, rounds=True
         )
         out = self._layer(c.num_hidden_layers, joined, ids, spans, None)
@@ -137,7 +147,7 @@ class TorchPasses:
         return torch.tensor([token for piece in pieces for token in piece.ids], device=self.device)
 
     def _embed(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self._expanded(self.weights.embed))
+        return F.embedding(ids, self._linears.expanded(self.weights.embed))
 
     def _outputs(
         self, pieces: Items[Piece], spans: list[_Span], streams: Tensor, site: MixingWeights, norm: Tensor
@@ -159,7 +169,7 @@ class TorchPasses:
             return streams.new_empty(0, c.vocab_size), wanted
         last = streams[rows(lambda piece: piece.logits)]
         x = hc.collapse(last, site.fn, site.base, site.scale, eps=c.hc_eps, norm_eps=c.rms_norm_eps)
-        logits = self._linear(self._norm(x, norm), self.weights.head)
+        logits = self._linears(self._norm(x, norm), self.weights.head)
         return logits, wanted
 
     def _layer(
@@ -172,7 +182,10 @@ class TorchPasses:
         streams = hc.post(self._attention(x, layer, where, spans), streams, maps)
         maps = self._mixing(streams, layer.ffn_mixing)
         x = self._norm(hc.pre(streams, maps.pre), layer.ffn_norm)
-        y = self._moe(x, ids, layer, None if counts is None else counts[number])
+        if self._host is not None and counts is None and is_apart(layer, self.stage):
+            y = self._host.feed_forward(number, x.cpu(), ids.cpu()).to(self.device)
+        else:
+            y = self._feed_forward(x, ids, layer, None if counts is None else counts[number])
         return hc.post(y, streams, maps)
 
     def _mixing(self, streams: Tensor, site: MixingWeights) -> hc.Mixing:
@@ -193,10 +206,10 @@ class TorchPasses:
             [torch.arange(s.position, s.position + s.count, device=self.device) for s in spans]
         )
         cos, sin = self._angles(positions, layer.ratio)
-        qr = self._norm(self._linear(x, layer.wq_a, rounds=True), layer.q_norm)
-        q = self._linear(qr, layer.wq_b, rounds=True).view(len(x), c.num_attention_heads, c.head_dim)
+        qr = self._norm(self._linears(x, layer.wq_a, rounds=True), layer.q_norm)
+        q = self._linears(qr, layer.wq_b, rounds=True).view(len(x), c.num_attention_heads, c.head_dim)
         q = rotate(rms_normalize(q, c.rms_norm_eps), cos.unsqueeze(1), sin.unsqueeze(1))
-        kv = rotate(self._norm(self._linear(x, layer.wkv, rounds=True), layer.kv_norm), cos, sin)
+        kv = rotate(self._norm(self._linears(x, layer.wkv, rounds=True), layer.kv_norm), cos, sin)
         stored = rows.encode(self._cache_rounding(kv))
         own = rows.decode(stored)
         parts = []
@@ -220,9 +233,9 @@ class TorchPasses:
             span.cache.write_ring(where.window, span.position, stored[mine])
         out = rotate(torch.cat(parts), cos.unsqueeze(1), sin.unsqueeze(1), inverse=True)
         grouped = out.reshape(len(x), c.o_groups, -1).transpose(0, 1)
-        weight = self._expanded(layer.wo_a).view(c.o_groups, c.o_lora_rank, -1)
+        weight = self._linears.expanded(layer.wo_a).view(c.o_groups, c.o_lora_rank, -1)
         latent = torch.bmm(grouped, weight.transpose(1, 2)).transpose(0, 1).reshape(len(x), -1)
-        return self._linear(latent, layer.wo_b, rounds=True)
+        return self._linears(latent, layer.wo_b, rounds=True)
 
     def _compress(self, x: Tensor, layer: LayerWeights, where: LayerLayout, span: _Span) -> None:
         """Feed the compressors; entries and keys of the blocks that close go to the pages."""
@@ -252,8 +265,8 @@ class TorchPasses:
         size, start, count = weights.norm.shape[0], span.position, len(x)
         overlap = weights.ape.shape[1] > size
         phases = torch.arange(start, start + count, device=self.device) % ratio
-        values = self._linear(x, weights.wkv)
-        gates = self._linear(x, weights.wgate) + weights.ape[phases]
+        values = self._linears(x, weights.wkv)
+        gates = self._linears(x, weights.wgate) + weights.ape[phases]
         first, last = start // ratio, (start + count) // ratio
         low = (first - 1 if overlap else first) * ratio
         old_values = span.cache.floats(values_ring, max(low, 0), start)
@@ -293,57 +306,16 @@ class TorchPasses:
         visible = torch.arange(total, device=self.device) < closed.unsqueeze(1)
         if layer.indexer is None or where.kind is not AttentionKind.CSA or total <= c.index_topk:
             return span.cache.entries(where, total), visible
-        q = self._linear(qr, layer.indexer.wq_b, rounds=True)
+        q = self._linears(qr, layer.indexer.wq_b, rounds=True)
         q = rotate(q.view(len(x), c.index_n_heads, -1), *(part.unsqueeze(1) for part in angles))
         q = self._coarse(q)
-        weights = self._linear(x, layer.indexer.weights_proj) * (c.index_head_dim * c.index_n_heads) ** -0.5
+        weights = self._linears(x, layer.indexer.weights_proj) * (c.index_head_dim * c.index_n_heads) ** -0.5
         keys = span.cache.keys(where, total)
         products = torch.matmul(q.flatten(0, 1), keys.t()).relu().view(*q.shape[:2], -1)
         chosen = top_k_mask(torch.einsum("sh,shn->sn", weights, products), visible, c.index_topk)
         if span.count > 1:
             return span.cache.entries(where, total), chosen
         return span.cache.chosen_entries(where, chosen[0].nonzero()[:, 0]), None
-
-    def _moe(self, x: Tensor, ids: Tensor, layer: LayerWeights, counts: Tensor | None) -> Tensor:
-        c = self.weights.config
-        scores = F.softplus(self._linear(x, layer.gate)).sqrt()
-        if layer.tid2eid is not None:
-            experts = layer.tid2eid.to(self.device)[ids]
-        else:
-            assert layer.gate_bias is not None
-            experts = (scores + layer.gate_bias).topk(c.num_experts_per_tok, dim=-1).indices
-        weights = scores.gather(-1, experts)
-        weights = weights / weights.sum(-1, keepdim=True) * c.routed_scaling_factor
-        if counts is not None:
-            counts += experts.flatten().bincount(minlength=c.n_routed_experts).cpu()
-        out = self._expert(x, layer.shared, None)
-        for number in sorted(set(experts.flatten().tolist())):
-            tokens, slots = (experts == number).nonzero(as_tuple=True)
-            weight = weights[tokens, slots].unsqueeze(1)
-            out.index_add_(0, tokens, self._expert(x[tokens], layer.experts[number], weight))
-        return out
-
-    def _expert(self, x: Tensor, expert: ExpertWeights, weight: Tensor | None) -> Tensor:
-        limit = self.weights.config.swiglu_limit
-        keep = weight is None or self._expand_experts
-        gate = self._linear(x, expert.w1, rounds=True, keep=keep)
-        value = self._linear(x, expert.w3, rounds=True, keep=keep)
-        if limit > 0:
-            gate, value = gate.clamp(max=limit), value.clamp(-limit, limit)
-        inner = F.silu(gate) * value
-        return self._linear(inner if weight is None else inner * weight, expert.w2, rounds=True, keep=keep)
-
-    def _linear(self, x: Tensor, matrix: Matrix, *, rounds: bool = False, keep: bool = True) -> Tensor:
-        """``x W^T``; ``rounds``: the input is one that the quantisation-aware training rounded."""
-        if rounds and self.weights.rounds_activations:
-            x = fp8_round_trip(x, _ACTIVATION_GROUP)
-        return F.linear(x, self._expanded(matrix) if keep else matrix.dense())
-
-    def _expanded(self, matrix: Matrix) -> Tensor:
-        found = self._dense.get(id(matrix))
-        if found is None:
-            found = self._dense[id(matrix)] = matrix.dense()
-        return found
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return rms_normalize(x, self.weights.config.rms_norm_eps) * weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +13,12 @@ import torch
 from dsv4_model.batching import Batch
 from dsv4_model.cache.formats import CacheFormat
 from dsv4_model.cache.layout import CacheLayout
+from dsv4_model.checkpoint import save_checkpoint
 from dsv4_model.engine import Engine, EngineError, EngineOptions, Sequence
+from dsv4_model.expert_source import LayerExperts
 from dsv4_model.layer_split import LayerSplitError
 from dsv4_model.passes import Stage
-from dsv4_model.placement import place, plan_stages
+from dsv4_model.placement import place, placed_by_name, plan_stages, resident_bytes
 from dsv4_model.prefix_store import PrefixStore
 from dsv4_model.sampling import SamplingParams
 from dsv4_model.weights import ModelWeights, matrices_of
@@ -170,6 +173,69 @@ def test_nothing_is_mixed_on_devices_that_are_apart() -> None:
         assert torch.equal(ready(fork), ready(plain))
 
 
+@pytest.mark.parametrize("native", [False, None])
+def test_experts_in_main_memory_serve_layers_elsewhere(native: bool | None) -> None:
+    plain = engine(None, mtp=True).sequence()
+    plain.sync(prompt(150))
+    with pretended() as mode:
+        options = EngineOptions(native=native, device="xpu:0,xpu:1", expert_device="cpu", count_experts=True)
+        made = Engine(tiny.model(with_mtp=True), tiny.tokenizer(), "tiny", options)
+        layers = made.weights.all_layers
+        assert {layer.wq_a.data.device.type for layer in layers} == {"xpu"}
+        assert {e.w1.data.device.type for layer in layers for e in layer.experts} == {"cpu"}
+        sequence = made.sequence()
+        sequence.sync(prompt(100))
+        assert made.expert_counts is not None and made.expert_counts[:4].sum() == 100 * 4 * 2
+        made.expert_counts = None  # from here on by the native back end, where there is one
+        sequence.sync(prompt(150))
+        assert mode.crossings.count((torch.device("cpu"), torch.device("xpu:1"))) > 0
+        assert torch.allclose(ready(sequence), ready(plain), atol=1e-4, rtol=1e-4)
+        expected = list(plain.generate(TWELVE))
+        assert list(sequence.generate(TWELVE)) == expected
+
+
+def test_streamed_experts_serve_layers_elsewhere(tmp_path: Path) -> None:
+    save_checkpoint(tiny.model(with_mtp=True), tmp_path / "m", shard=True)
+    (tmp_path / "m" / "tokenizer.json").write_text(json.dumps(tiny.tokenizer_definition()))
+    found = []
+    plain = Engine.load(tmp_path / "m", options=EngineOptions(native=False))
+    with pretended():
+        budget = 3 * 9792
+        options = EngineOptions(device="xpu:0,xpu:1", memory_budget=budget, native=None)
+        streamed = Engine.load(tmp_path / "m", options=options)
+        assert isinstance(streamed.weights.layers[0].experts, LayerExperts)
+        for made in (plain, streamed):
+            sequence = made.sequence()
+            sequence.sync(prompt(60))
+            found.append((ready(sequence), list(sequence.generate(TWELVE))))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-4, rtol=1e-4)
+    assert found[0][1] == found[1][1]
+
+
+def test_gpus_that_are_too_small_share_and_then_leave_experts_in_main_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights = ModelWeights.of_module(tiny.model())
+    layout = CacheLayout.of(weights.config, CacheFormat.FP32)
+    gpus = tuple(torch.device("cuda", number) for number in range(2))
+    monkeypatch.setattr("dsv4_model.placement.cuda_devices", lambda: gpus)
+
+    def found(room: int) -> tuple[list[str], set[str], set[str]]:
+        monkeypatch.setattr("dsv4_model.placement.rooms", lambda devices: [room] * len(devices))
+        moved, stages = placed_by_name(weights, layout, "cuda")
+        experts = {e.w1.data.device.type for layer in moved.layers for e in layer.experts}
+        dense = {layer.wq_a.data.device.type for layer in moved.layers}
+        return [str(stage.device) for stage in stages], dense, experts
+
+    whole = resident_bytes(weights)
+    with pretended("cuda"):
+        assert found(4 * whole) == (["cuda:0"], {"cuda"}, {"cuda"})
+        assert found(whole - 1) == (["cuda:0", "cuda:1"], {"cuda"}, {"cuda"})
+        assert found(whole // 2) == (["cuda:0", "cuda:1"], {"cuda"}, {"cpu"})
+        with pytest.raises(LayerSplitError):
+            found(whole // 20)
+
+
 def test_every_tensor_ends_on_its_planned_device() -> None:
     """The meta device has shapes and no bytes: what is placed there is there, what isn't is not."""
     weights = ModelWeights.of_module(tiny.model(with_mtp=True))
@@ -181,8 +247,9 @@ def test_every_tensor_ends_on_its_planned_device() -> None:
     assert moved.embed.data.is_meta and not moved.head.data.is_meta and not moved.norm.is_meta
     assert moved.layers[0].attn_mixing.fn.is_meta and moved.layers[0].tid2eid is not None
     assert moved.layers[0].tid2eid.is_meta
-    experts = place(weights, stages, experts=cpu).layers[0]
-    assert experts.shared.w1.data.is_meta and not experts.experts[0].w1.data.is_meta
+    apart = place(weights, stages, experts=cpu).layers[0]
+    assert apart.wq_a.data.is_meta and apart.attn_norm.is_meta
+    assert not any(m.data.is_meta for m in (apart.gate, apart.shared.w1, apart.experts[0].w1))
 
 
 def test_layouts_of_parts_laid_end_to_end_are_the_whole() -> None:

@@ -19,7 +19,8 @@ from dsv4_model import hyper_connections as hc
 from dsv4_model.cache.formats import CacheFormat
 from dsv4_model.cache.layout import CacheLayout
 from dsv4_model.cache.space import CacheSpace
-from dsv4_model.checkpoint import save_checkpoint
+from dsv4_model.checkpoint import open_checkpoint, save_checkpoint
+from dsv4_model.expert_source import StreamedSource
 from dsv4_model.kernels.gpu import numbers
 from dsv4_model.kernels.gpu.index import coarse_queries
 from dsv4_model.kernels.gpu.matmul import Grouping, Stack, multiply, multiply_grouped, round_activations
@@ -31,7 +32,7 @@ from dsv4_model.kernels.gpu.tuning import natural_tuning
 from dsv4_model.matrix import Matrix
 from dsv4_model.norm import rms_normalize
 from dsv4_model.passes import Piece, Rows, Stage
-from dsv4_model.placement import placed
+from dsv4_model.placement import place, placed
 from dsv4_model.quantization import (
     fp4_round_trip,
     fp8_round_trip,
@@ -369,6 +370,17 @@ def test_packed_weights_of_a_checkpoint(tmp_path: Path, exact: bool, rounds: boo
     worst = max(max(pair.step(n)) for n in (20, 1, 30))
     print(f"\nexact={exact}, rounds={rounds}: {worst:.1e}; drafts {pair.draft():.1e}")
     assert worst < tolerance
+
+
+def test_streamed_experts_are_computed_in_main_memory(tmp_path: Path) -> None:
+    model = tiny.model(with_mtp=True)
+    save_checkpoint(model, tmp_path / "model", shard=True)
+    source = StreamedSource(open_checkpoint(tmp_path / "model"), 3 * 9792)
+    weights = ModelWeights.open(tmp_path / "model", source=source)
+    pair = Pair(place(weights, [Stage(DEVICE, range(5))]), CacheFormat.FP32, capture=True)
+    assert max(max(pair.step(n, counted=n > 1)) for n in (20, 1, 30)) < 1e-5
+    assert pair.draft() < 1e-5
+    source.store.close()
 
 
 def test_a_model_that_rounds_its_activations() -> None:

@@ -117,6 +117,23 @@ class NativePasses:
             piece.cache.draft_position += len(piece.ids)
         return logits, out
 
+    def feed_forward(self, number: int, x: Tensor, ids: Tensor) -> Tensor:
+        """The feed-forward site of layer ``number`` alone; see `HostSites`."""
+        x, tokens = x.float().contiguous(), ids.to(torch.int32).contiguous()
+        y = torch.empty_like(x)
+        with self._lock:
+            status = self._library.dsv4_moe(
+                self._engine,
+                ctypes.byref(self._model),
+                ctypes.byref(self._model.layer[number]),
+                x.data_ptr(),
+                tokens.data_ptr(),
+                len(x),
+                y.data_ptr(),
+            )
+        self._check(status)
+        return y
+
     def _chunks(
         self, pieces: Items[Piece], *, draft: bool
     ) -> tuple[ctypes.Array[s.Chunk], list[NDArray[np.int32]]]:

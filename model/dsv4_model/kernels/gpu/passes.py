@@ -21,6 +21,7 @@ from dsv4_model.kernels.gpu.attend import attention_tile
 from dsv4_model.kernels.gpu.attention import AttentionSite, Turns
 from dsv4_model.kernels.gpu.experts import FeedForward
 from dsv4_model.kernels.gpu.graphs import Graphs
+from dsv4_model.kernels.gpu.host_site import HostSite
 from dsv4_model.kernels.gpu.matmul import multiply
 from dsv4_model.kernels.gpu.mixing import collapse, mix, unmix
 from dsv4_model.kernels.gpu.plan import Plan, PlanData
@@ -29,9 +30,12 @@ from dsv4_model.kernels.gpu.rows import Angles
 from dsv4_model.kernels.gpu.tuning import Tuning, natural_tuning
 from dsv4_model.matrix import Matrix, MatrixKind
 from dsv4_model.norm import rms_normalize
-from dsv4_model.passes import Piece, Rows, Stage, expert_counts
+from dsv4_model.passes import HostSites, Piece, Rows, Stage, expert_counts
+from dsv4_model.placement import is_apart
 from dsv4_model.rope import rope_frequencies
-from dsv4_model.weights import MixingWeights, ModelWeights
+from dsv4_model.torch_feed_forward import TorchFeedForward
+from dsv4_model.torch_linears import TorchLinears
+from dsv4_model.weights import LazyExperts, MixingWeights, ModelWeights
 
 __all__ = ["TritonPasses"]
 
@@ -51,11 +55,12 @@ class TritonPasses:
             on recorded inputs). Each such difference tips FP8 roundings further on; through a whole random
             model logits move by 0.2 of the largest, as they do when PyTorch rounds that one input to bf16.
         tuning: block sizes; None takes those for the way in which Triton runs here.
-        capture: replay decode steps as CUDA graphs; None: where the device is a GPU.
+        capture: replay decode steps as CUDA graphs; None: where the device is a GPU. Never where experts
+            lie elsewhere.
+        host: computes feed-forward sites that are in main memory; None: PyTorch does.
 
     Raises:
         ConfigError: a shape that the kernels don't handle.
-        TypeError: experts are streamed from disk.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class TritonPasses:
         exact: bool = False,
         tuning: Tuning | None = None,
         capture: bool | None = None,
+        host: HostSites | None = None,
     ) -> None:
         c = weights.config
         _check_shape(c)
@@ -82,15 +88,22 @@ class TritonPasses:
         self._ratios = tuple(sorted({layer.ratio for layer in layout.layers} - {0}))
         tiles = {1, self.tuning.index_tokens, attention_tile(c.num_attention_heads, self.tuning)}
         self._tiles = tuple(sorted(tiles))
-        self._feed_forwards = [
-            FeedForward.of(weights.all_layers[number], c, rounds=weights.rounds_activations)
-            for number in self.stage.layers
-        ]
+        rounds = weights.rounds_activations
+        on_host = TorchFeedForward(c, TorchLinears(rounds=rounds), expand_experts=False)
+        self._feed_forwards: list[FeedForward | HostSite] = []
+        for number in self.stage.layers:
+            layer = weights.all_layers[number]
+            if is_apart(layer, self.stage) or isinstance(layer.experts, LazyExperts):
+                self._feed_forwards.append(HostSite(number, layer, on_host, host))
+            else:
+                self._feed_forwards.append(FeedForward.of(layer, c, rounds=rounds))
         self._products = Products(self.tuning, rounds=weights.rounds_activations, exact=exact)
         self._attention = AttentionSite(c, layout, self._products)
-        self._chosen: list[Tensor] = []
-        on_gpu = self.device.type == "cuda"
-        self.graphs = Graphs(self) if capture or (capture is None and on_gpu) else None
+        self._chosen: list[Tensor | None] = []
+        self._counting = False
+        whole = not any(isinstance(site, HostSite) for site in self._feed_forwards)
+        wanted = self.device.type == "cuda" if capture is None else capture
+        self.graphs = Graphs(self) if wanted and whole else None
 
     @torch.inference_mode()
     def embed(self, ids: Items[int]) -> Tensor:
@@ -112,6 +125,7 @@ class TritonPasses:
                 logits = logits[_rows(pieces, _logits)]
             else:
                 plan = Plan.of(self.describe(pieces, positions), self.device)
+                self._counting = counts is not None
                 out = self.main(plan, streams)
                 self._count(counts)
                 logits = self.main_logits(out[_rows(pieces, _logits)])
@@ -198,7 +212,11 @@ class TritonPasses:
             self._attention(mixed.x, layer, where, plan, turns[layer.ratio > 0]), streams, mixed, t
         )
         mixed = mix(streams, layer.ffn_mixing, layer.ffn_norm, c, t)
-        y, chosen = self._feed_forwards[own](mixed.x, plan.ids, t, exact=self.exact)
+        site = self._feed_forwards[own]
+        if isinstance(site, HostSite):
+            y, chosen = site(mixed.x, plan.ids, counted=self._counting)
+        else:
+            y, chosen = site(mixed.x, plan.ids, t, exact=self.exact)
         self._chosen.append(chosen)
         return unmix(y, streams, mixed, t)
 
@@ -223,6 +241,7 @@ class TritonPasses:
     def _count(self, counts: Tensor | None) -> None:
         if counts is not None:
             for number, chosen in enumerate(self._chosen, self.stage.layers.start):
+                assert chosen is not None
                 counts[number] += chosen.flatten().cpu().bincount(minlength=counts.shape[1])
 
 
