@@ -53,6 +53,7 @@ class BackendInfo:
 class GenerationRequest:
     """How one assistant turn is to be sampled.
 
+    `effort` is how hard to think, for servers that take a word for it; elsewhere it stands in the opening.
     `max_tokens` bounds this turn's sampled tokens; `thinking_budget` those before `</think>`; `tools` are
     the declared functions (`{"name", "description", "parameters"}`), for the `grammar` of their calls, which
     only backends that sample themselves can apply.
@@ -67,6 +68,7 @@ class GenerationRequest:
     min_p: float = 0.0
     seed: int | None = None
     thinking_budget: int | None = None
+    effort: str | None = None
     grammar: GrammarMode = GrammarMode.ON
 
 

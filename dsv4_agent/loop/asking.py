@@ -69,6 +69,7 @@ class Asking:
             top_p=preset.top_p,
             seed=self.seed,
             thinking_budget=preset.thinking_budget,
+            effort=preset.effort,
             grammar=preset.grammar,
         )
         stream = self.backend.generate(self.session.transcript, request)

@@ -105,6 +105,8 @@ def words_of(body: bytes) -> str:
         return clean(_TAG.sub(" ", text))
     for _ in range(3):
         match value:
+            case {"loc": [*place], "msg": str(said)}:
+                value = f"{'.'.join(map(str, place))}: {said}"
             case {"error": inner} | {"detail": inner} | {"message": inner} | {"msg": inner}:
                 value = inner
             case [first, *_]:

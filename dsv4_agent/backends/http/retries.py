@@ -65,5 +65,9 @@ async def retrying(
 
 
 async def _generator(events: AsyncIterator[BackendEvent]) -> AsyncGenerator[BackendEvent, None]:
-    async for event in events:
-        yield event
+    try:
+        async for event in events:
+            yield event
+    finally:
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()
