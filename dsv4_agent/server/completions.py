@@ -167,6 +167,8 @@ class _Choice:
                 match event:
                     case Begun():
                         self.begun = event
+                        if self._body.dsv4 is not None and self._body.stream:
+                            yield _Piece(self.index, extension={"synced": self._synced()})
                     case Sampled(id, odds):
                         self.sampled += 1
                         text = "" if id == eos else self._stops.feed(self._text.push(id))
@@ -185,19 +187,24 @@ class _Choice:
     def _last(self, text: str, finish: str, kv_bytes: dict[str, int]) -> _Piece:
         extension: dict[str, Any] | None = None
         if self._body.dsv4 is not None:
-            used, begun = self._constraint, self.begun
+            used = self._constraint
             extension = {
                 "grammar": None if used is None else {"tokens": used.counted, "violations": used.violations},
                 "kv_bytes": kv_bytes,
-                "synced": {
-                    "reused": begun.reused,
-                    "prefilled": begun.prefilled,
-                    "restored": begun.restored,
-                    "restored_from": begun.restored_from,
-                    "cause": begun.cause,
-                },
+                "synced": self._synced(),
             }
         return _Piece(self.index, text, finish=finish, extension=extension)
+
+    def _synced(self) -> dict[str, Any]:
+        """What of the prompt was there already."""
+        begun = self.begun
+        return {
+            "reused": begun.reused,
+            "prefilled": begun.prefilled,
+            "restored": begun.restored,
+            "restored_from": begun.restored_from,
+            "cause": begun.cause,
+        }
 
 
 class _Answer:

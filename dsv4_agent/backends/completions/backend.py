@@ -33,7 +33,7 @@ from dsv4_agent.backends.http.retries import RetryPolicy, retrying
 from dsv4_agent.backends.pricing import cost_of
 from dsv4_agent.backends.profile import ServerProfile
 from dsv4_agent.backends.text import estimate_tokens
-from dsv4_agent.dsml.dialect import EOS
+from dsv4_agent.dsml.dialect import EOS, GrammarMode
 from dsv4_agent.dsml.events import FinishReason
 from dsv4_agent.dsml.segments import Segment
 from dsv4_agent.dsml.vocabulary import Vocabulary
@@ -49,6 +49,7 @@ class _Turn:
     text: list[str] = field(default_factory=list)
     finish: FinishReason | None = None
     last: Chunk = field(default_factory=Chunk)
+    synced: bool = False
 
     @property
     def sampled(self) -> int:
@@ -135,6 +136,9 @@ class CompletionsBackend:
         async for data in self._client.stream(form.path, body):
             chunk = form.read(self._event(data))
             turn.last = _joined(turn.last, chunk)
+            if chunk.synced is not None and not turn.synced:
+                turn.synced = True
+                yield chunk.synced
             if chunk.ids and self._tokens.vocabulary is not None and not turn.text:
                 turn.ids += chunk.ids
                 yield SampledIds(chunk.ids)
@@ -154,11 +158,10 @@ class CompletionsBackend:
             message = f"{self._client.where} sent an event that is not JSON; check base_url and the server"
             raise BrokenStreamError(message, reason="not_json") from error
         if not isinstance(event, dict):
-            raise BrokenStreamError(
-                f"{self._client.where} sent an event that is no object", reason="not_json"
-            )
-        if (error := event.get("error")) is not None:
-            raise self._told(of_object(self._client.where, error))
+            message = f"{self._client.where} sent an event that is no object; check base_url and the server"
+            raise BrokenStreamError(message, reason="not_json")
+        if (told := event.get("error")) is not None:
+            raise self._told(of_object(self._client.where, told))
         return event
 
     def _told(self, error: ServerError) -> ServerError:
@@ -184,8 +187,6 @@ class CompletionsBackend:
                 turn.text.append(EOS)
                 yield SampledText(EOS)
         last = turn.last
-        if last.synced is not None:
-            yield last.synced
         prompt = last.prompt_tokens if last.prompt_tokens is not None else prompt_tokens
         cached = last.cached_tokens or 0
         usage = GenerationUsage(prompt, min(cached, prompt), turn.sampled)
@@ -193,7 +194,8 @@ class CompletionsBackend:
         cost = cost_of(prices, prompt=prompt, cached=cached, output=usage.output_tokens)
         if cost is not None and prices is not None:
             usage = replace(usage, cost=cost, currency=prices.currency)
-        yield Finished(turn.finish, usage, last.grammar, last.kv_bytes)
+        counted = last.grammar if request.grammar is GrammarMode.COUNTED else None
+        yield Finished(turn.finish, usage, counted, last.kv_bytes)
 
 
 def _joined(before: Chunk, new: Chunk) -> Chunk:
@@ -202,7 +204,6 @@ def _joined(before: Chunk, new: Chunk) -> Chunk:
         prompt_tokens=before.prompt_tokens if new.prompt_tokens is None else new.prompt_tokens,
         cached_tokens=before.cached_tokens if new.cached_tokens is None else new.cached_tokens,
         output_tokens=before.output_tokens if new.output_tokens is None else new.output_tokens,
-        synced=new.synced or before.synced,
         grammar=new.grammar or before.grammar,
         kv_bytes=new.kv_bytes or before.kv_bytes,
     )
