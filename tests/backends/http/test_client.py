@@ -1,0 +1,257 @@
+"""The client against a real socket: what it asks, what it takes, and how it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import traceback
+from typing import Any
+
+import pytest
+
+from dsv4_agent.backends.base import ModelError
+from dsv4_agent.backends.http import client as client_module
+from dsv4_agent.backends.http.address import Address, AddressError
+from dsv4_agent.backends.http.client import ServerClient
+from dsv4_agent.backends.http.errors import BrokenStreamError, ServerError
+from dsv4_agent.backends.profile import ServerProfile, Timeouts
+
+SECRET = "sk-very-secret"
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "root", "api"),
+    [
+        ("http://h:1", "http://h:1", "http://h:1/v1"),
+        ("http://h:1/", "http://h:1", "http://h:1/v1"),
+        ("http://h:1/v1/", "http://h:1", "http://h:1/v1"),
+        ("https://h/proxy/v1", "https://h/proxy", "https://h/proxy/v1"),
+        ("https://h/v1beta/openai", "https://h", "https://h/v1beta/openai"),
+        ("https://h/anthropic", "https://h/anthropic", "https://h/anthropic/v1"),
+    ],
+)
+def test_addresses(given: str, root: str, api: str) -> None:
+    address = Address.of(given)
+    assert (address.root, address.api) == (root, api)
+
+
+@pytest.mark.parametrize(
+    "given", ["", "h:1", "ftp://h", "http://", "http://u:p@h", "http://h?x=1", "file:///x"]
+)
+def test_bad_addresses(given: str) -> None:
+    with pytest.raises(AddressError):
+        Address.of(given)
+    with pytest.raises(ModelError, match="model m: base_url"):
+        ServerClient(ServerProfile(name="m", base_url=given))
+
+
+async def collect(client: ServerClient, body: bytes = b"{}") -> list[str]:
+    try:
+        return [data async for data in client.stream("completions", body)]
+    finally:
+        await client.aclose()
+
+
+async def test_a_stream_with_done_and_one_without(serve: Any) -> None:
+    async def handler(exchange: Any) -> None:
+        await exchange.begin()
+        await exchange.send(b'data: {"a": 1}\n\n: ping\n\ndata: {"a": 2}\n\n')
+        if b"done" in exchange.body:
+            await exchange.send(b"data: [DONE]\n\ndata: never\n\n")
+        exchange.writer.close()
+
+    server = await serve(handler)
+    for body in (b'{"done": 1}', b"{}"):
+        assert await collect(ServerClient(server.profile()), body) == ['{"a": 1}', '{"a": 2}']
+    first = server.seen[0]
+    assert (first.method, first.path) == ("POST", "/v1/completions")
+    assert first.headers["authorization"] == f"Bearer {SECRET}"
+    assert first.headers["content-type"] == "application/json"
+
+
+async def test_a_whole_answer_to_a_streamed_request_is_one_event(serve: Any) -> None:
+    async def handler(exchange: Any) -> None:
+        await exchange.answer(body=b'{"whole": true}')
+
+    server = await serve(handler)
+    assert await collect(ServerClient(server.profile())) == ['{"whole": true}']
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "retryable", "unreachable", "words"),
+    [
+        (401, b'{"error": {"message": "bad key sk-very-secret"}}', False, True, "refuses the key"),
+        (404, b'{"detail": "no model x"}', False, False, "no model x"),
+        (400, b'{"error": {"message": "context length exceeded"}}', False, False, "context length"),
+        (422, b'{"detail": [{"loc": ["body"], "msg": "extra fields"}]}', False, False, "extra fields"),
+        (429, b"slow down", True, True, "slow down"),
+        (500, b"<html><h1>Oh\x1b[2J no</h1></html>", True, True, "Oh [2J no"),
+        (503, b"", True, True, "can't answer now (503)"),
+        (302, b"", False, False, "not followed"),
+        (402, b"{}", False, True, "wants payment"),
+        (529, b'["overloaded"]', True, True, "overloaded"),
+    ],
+)
+async def test_statuses(
+    serve: Any, status: int, body: bytes, retryable: bool, unreachable: bool, words: str
+) -> None:
+    async def handler(exchange: Any) -> None:
+        await exchange.answer(status, body, location="http://elsewhere.example/")
+
+    server = await serve(handler)
+    with pytest.raises(ServerError) as caught:
+        await collect(ServerClient(server.profile()))
+    error = caught.value
+    assert (error.status, error.retryable, error.unreachable) == (status, retryable, unreachable)
+    message = str(error)
+    assert words in message
+    assert SECRET not in message and "\n" not in message and "\x1b" not in message
+    assert len(server.seen) == 1  # a redirect was not followed
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("3", 3, 3),
+        ("0.5", 0.5, 0.5),
+        ("-1", 0, 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+        ("soon", None, None),
+    ],
+)
+async def test_retry_after(serve: Any, header: str, seconds: float | None) -> None:
+    async def handler(exchange: Any) -> None:
+        await exchange.answer(429, b"", retry_after=header)
+
+    server = await serve(handler)
+    with pytest.raises(ServerError) as caught:
+        await collect(ServerClient(server.profile()))
+    assert caught.value.retry_after == seconds
+
+
+async def test_nobody_there() -> None:
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    server.close()
+    await server.wait_closed()
+    client = ServerClient(ServerProfile(name="m", base_url=f"http://127.0.0.1:{port}"))
+    with pytest.raises(ServerError) as caught:
+        await collect(client)
+    assert caught.value.unreachable and caught.value.retryable
+    assert "can't be reached" in str(caught.value)
+
+
+@pytest.mark.parametrize("after", ["nothing", "headers", "token"])
+async def test_silence(serve: Any, after: str) -> None:
+    async def handler(exchange: Any) -> None:
+        if after != "nothing":
+            await exchange.begin()
+        if after == "token":
+            await exchange.send(b"data: x\n\n")
+        await asyncio.sleep(30)
+
+    server = await serve(handler)
+    times = Timeouts(first_token=0.05 if after != "token" else 10, silence=0.05)
+    with pytest.raises(ServerError) as caught:
+        await collect(ServerClient(server.profile(timeouts=times)))
+    assert caught.value.reason == "silence"
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"nonsense\r\n\r\n",
+        STREAM + b"content-length: 100\r\n\r\ndata: x\n\n",
+        STREAM + b"transfer-encoding: chunked\r\n\r\nzz\r\n",
+        STREAM + b"transfer-encoding: chunked\r\n\r\n9\r\ndata: x",
+        STREAM + b"content-encoding: gzip\r\n\r\nnot gzip",
+    ],
+)
+async def test_connections_that_break(serve: Any, answer: bytes) -> None:
+    async def handler(exchange: Any) -> None:
+        await exchange.send(answer)
+        exchange.writer.close()
+
+    server = await serve(handler)
+    with pytest.raises(ServerError) as caught:
+        await collect(ServerClient(server.profile()))
+    assert caught.value.retryable, caught.value
+    assert isinstance(caught.value, BrokenStreamError) or caught.value.unreachable
+
+
+async def test_answers_without_end_are_cut(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "BODY_LIMIT", 10_000)
+
+    async def handler(exchange: Any) -> None:
+        await exchange.begin("application/json")
+        while True:
+            await exchange.send(b"x" * 5_000)
+
+    server = await serve(handler)
+    client = ServerClient(server.profile())
+    with pytest.raises(ServerError, match="over 9 KiB"):
+        await client.get_json("models")
+    await client.aclose()
+
+
+async def test_json_and_what_is_not(serve: Any) -> None:
+    async def handler(exchange: Any) -> None:
+        body = b"[" * 100_000 if exchange.path == "/deep" else b"<html>\x1b]0;x\x07"
+        if exchange.path == "/v1/models":
+            body = b'{"data": []}'
+        await exchange.answer(body=body)
+
+    server = await serve(handler)
+    client = ServerClient(server.profile())
+    assert await client.get_json("models") == {"data": []}
+    assert json.loads(server.seen[0].body or b"null") is None
+    for path in ("/health", "/deep"):
+        with pytest.raises(ServerError, match="not JSON") as caught:
+            await client.get_json(path)
+        assert "\x1b" not in str(caught.value)
+    await client.aclose()
+
+
+async def test_closing_the_iterator_ends_the_request(serve: Any) -> None:
+    gone = asyncio.Event()
+
+    async def handler(exchange: Any) -> None:
+        await exchange.begin()
+        await exchange.send(b"data: x\n\n")
+        try:
+            while True:
+                await exchange.send(b": still here\n\n")
+                await asyncio.sleep(0.005)
+        finally:
+            gone.set()
+
+    server = await serve(handler)
+    client = ServerClient(server.profile())
+    stream = client.stream("completions", b"{}")
+    assert await anext(stream) == "x"
+    await stream.aclose()  # type: ignore[attr-defined]
+    await asyncio.wait_for(gone.wait(), 10)
+    await client.aclose()
+
+
+async def test_the_key_is_in_no_text(serve: Any) -> None:
+    async def handler(exchange: Any) -> None:
+        await exchange.answer(500, f"you said Bearer {SECRET}".encode())
+
+    server = await serve(handler)
+    profile = server.profile()
+    assert SECRET not in repr(profile) and SECRET not in str(profile)
+    client = ServerClient(profile)
+    try:
+        await collect(client)
+    except ServerError:
+        assert SECRET not in traceback.format_exc()
+
+
+async def test_a_ca_file_that_is_none(tmp_path: Any) -> None:
+    profile = ServerProfile(name="m", base_url="https://127.0.0.1:1", ca_file=tmp_path / "none.pem")
+    with pytest.raises(ModelError, match="check ca_file"):
+        await collect(ServerClient(profile))
