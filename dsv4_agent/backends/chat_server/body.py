@@ -43,7 +43,8 @@ class RequestBody:
             for message in self._writer.write(entry):
                 self._messages += b"," + message if self._messages else message
             self._known.append(entry)
-        return b"".join((self._head, self._messages, b"],", encode(parameters)[1:]))
+        tail = encode(parameters)[1:]
+        return b"".join((self._head, self._messages, b"]," if parameters else b"]", tail))
 
     @property
     def size(self) -> int:

@@ -18,7 +18,6 @@ _OPTIONAL: Final = (
     "top_p",
     "min_p",
     "seed",
-    "dsv4",
     "thinking",
     "reasoning",
 )
@@ -67,7 +66,7 @@ def lesson(message: str, manners: Manners, sent: Collection[str]) -> Lesson | No
         if most is None or not int(most[1]) or (known is not None and int(most[1]) >= known):
             return None
         return Lesson(replace(manners, most_tokens=int(most[1])))
-    field = next((name for name in _OPTIONAL if re.search(rf"(?<![\w]){name}(?![\w])", message)), None)
+    field = next((name for name in _OPTIONAL if re.search(rf"\b{name}\b", message)), None)
     if field in REASONING_FIELDS and _OWED.search(message):
         return _owing(manners)
     if field is None or field not in sent or not _UNWANTED.search(message):
