@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -21,6 +22,8 @@ __all__ = ["ClientGoneError", "EventStream", "data_line", "merged", "unless_gone
 _log = logging.getLogger(__name__)
 _QUIET = 10.0
 """Seconds after which a comment says that the server is still at work."""
+_AHEAD = 64
+"""Chunks that wait at most for a client that reads slowly."""
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 T = TypeVar("T")
 
@@ -76,25 +79,30 @@ async def _gone(request: Request) -> None:
 
 
 async def _lines(chunks: AsyncGenerator[Mapping[str, Any], None], done: bool) -> AsyncGenerator[bytes, None]:
-    async with aclosing(chunks):
-        following: asyncio.Future[Mapping[str, Any]] | None = None
-        try:
-            while True:
-                following = asyncio.ensure_future(anext(chunks))
-                while not (await asyncio.wait({following}, timeout=_QUIET))[0]:
-                    yield b": still at work\n\n"
-                yield data_line(following.result())
-        except StopAsyncIteration:
+    # A task of its own asks for the chunks, so that waiting can time out, or be cancelled, at any moment.
+    arrived: asyncio.Queue[Mapping[str, Any] | Over] = asyncio.Queue(maxsize=_AHEAD)
+    asking = asyncio.ensure_future(_forward(chunks, arrived))
+    try:
+        while True:
+            try:
+                async with asyncio.timeout(_QUIET):
+                    chunk = await arrived.get()
+            except TimeoutError:
+                yield b": still at work\n\n"
+                continue
+            if isinstance(chunk, Over):
+                break
+            yield data_line(chunk)
+    finally:
+        asking.cancel()
+    match chunk.error:
+        case None:
             pass
-        except ApiError as error:
+        case ApiError() as error:
             yield data_line(error.body())
-        except Exception as error:
+        case error:
             _log.error("a stream failed: %s", kind_and_place(error))
             yield data_line(internal_error().body())
-        finally:
-            if following is not None and not following.done():
-                following.cancel()
-                await asyncio.wait({following})
     if done:
         yield b"data: [DONE]\n\n"
 
@@ -106,13 +114,13 @@ def data_line(chunk: Mapping[str, Any]) -> bytes:
 
 async def merged(streams: list[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
     """Whatever comes first of several streams; an error of one ends all."""
-    arrived: asyncio.Queue[T | _Over] = asyncio.Queue()
+    arrived: asyncio.Queue[T | Over] = asyncio.Queue(maxsize=_AHEAD)
     tasks = [asyncio.ensure_future(_forward(stream, arrived)) for stream in streams]
     try:
         left = len(tasks)
         while left:
             item = await arrived.get()
-            if not isinstance(item, _Over):
+            if not isinstance(item, Over):
                 yield item
                 continue
             left -= 1
@@ -121,20 +129,21 @@ async def merged(streams: list[AsyncGenerator[T, None]]) -> AsyncGenerator[T, No
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class _Over:
-    def __init__(self, error: Exception | None) -> None:
-        self.error = error
+@dataclass(frozen=True, slots=True)
+class Over:
+    """The end of a stream, by an error or without."""
+
+    error: Exception | None = None
 
 
-async def _forward(stream: AsyncGenerator[T, None], arrived: asyncio.Queue[T | _Over]) -> None:
+async def _forward(stream: AsyncGenerator[T, None], arrived: asyncio.Queue[T | Over]) -> None:
     try:
         async with aclosing(stream):
             async for item in stream:
-                arrived.put_nowait(item)
+                await arrived.put(item)
     except Exception as error:
-        arrived.put_nowait(_Over(error))
+        await arrived.put(Over(error))
     else:
-        arrived.put_nowait(_Over(None))
+        await arrived.put(Over())

@@ -63,7 +63,12 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    engine: Engine, limits: Limits = LIMITS, rules: GuardRules = NO_RULES, *, sockets: bool = False
+    engine: Engine,
+    limits: Limits = LIMITS,
+    rules: GuardRules = NO_RULES,
+    *,
+    sockets: bool = False,
+    patience: float = 1.0,
 ) -> AsyncIterator[Served]:
     """A server over `engine`; with `sockets` a real one on loopback."""
     preset = nano_preset() if engine.name == "nano" else replace(default_preset(), temperature=0.0)
@@ -80,7 +85,7 @@ async def serving(
         return
     listener, address = listen("127.0.0.1", 0)
     ready = asyncio.Event()
-    server = Server(app, limits, ready.set, 1.0)
+    server = Server(app, limits, ready.set, patience)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await ready.wait()

@@ -24,7 +24,7 @@ async def begin(served: Served, path: str = "/v1/completions", **body: Any) -> h
     return response
 
 
-async def test_a_client_that_closes_its_stream_frees_its_place() -> None:
+async def test_a_client_that_closes_its_stream_frees_its_place(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(tiny.engine(), sockets=True) as served:
         scheduler = served.source.scheduler
         response = await begin(served, **LONG)
@@ -33,6 +33,16 @@ async def test_a_client_that_closes_its_stream_frees_its_place() -> None:
         await response.aclose()
         await served.until(lambda: scheduler.running == 0)
         assert scheduler.counts.cancelled == 1 and scheduler.counts.sampled_tokens < 600
+    assert not caplog.records
+
+
+async def test_a_server_that_ends_cuts_its_streams_quietly(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(tiny.engine(), sockets=True, patience=0.0) as served:
+        response = await begin(served, **LONG)
+        lines = response.aiter_lines()
+        await anext(lines)
+    assert not [record for record in caplog.records if record.name.startswith("dsv4")]
+    assert served.source.scheduler.running == 0
 
 
 async def test_a_client_that_gives_up_waiting_for_a_whole_answer_frees_its_place() -> None:
