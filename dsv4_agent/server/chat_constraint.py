@@ -14,6 +14,7 @@ from dsv4_agent.server.turns import ServedModel
 
 if TYPE_CHECKING:
     from dsv4_model.generation import Constraint
+    from dsv4_model.sampling import Allowed
 
 __all__ = ["chat_constraint"]
 
@@ -63,7 +64,7 @@ class _AfterThinking:
         self._end_think = model.codec.id_of(END_THINK)
         self._thinking = True
 
-    def allowed(self) -> Sequence[int] | None:
+    def allowed(self) -> Allowed | None:
         return None if self._thinking else self._constraint.allowed()
 
     def accept(self, token_id: int) -> None:

@@ -29,6 +29,16 @@ class Codec(Vocabulary, Protocol):
         ...
 
     @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """The special tokens by their text."""
+        ...
+
+    @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """Structural tokens: text to id."""
+        ...
+
+    @property
     def eos_id(self) -> int:
         """The model's stop token."""
         ...

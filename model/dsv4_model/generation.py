@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from dsv4_model.sampling import Sampler, SamplingParams
+from dsv4_model.sampling import Allowed, Sampler, SamplingParams
 from dsv4_model.sequence_errors import StopReason
 from dsv4_model.tokenizer import Tokenizer
 
@@ -18,7 +18,7 @@ __all__ = ["Constraint", "Generation"]
 class Constraint(Protocol):
     """A grammar over tokens: asked before each sample, told each sampled or forced id."""
 
-    def allowed(self) -> Ids[int] | None:
+    def allowed(self) -> Allowed | None:
         """The ids that may come next; None leaves all."""
         ...
 

@@ -7,9 +7,15 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Allowed: TypeAlias = Sequence[int] | NDArray[np.int64]
+"""Ids of a constraint: a few in a list, or most of the vocabulary in an array."""
 
 
 class SamplingError(Exception):
@@ -76,7 +82,7 @@ class Sampler:
         self.size = size
         self._seed = secrets.randbits(64) if params.seed is None else params.seed
 
-    def choose(self, logits: Tensor, position: int, allowed: Sequence[int] | None = None) -> int:
+    def choose(self, logits: Tensor, position: int, allowed: Allowed | None = None) -> int:
         """The next id.
 
         Args:
@@ -107,9 +113,10 @@ class Sampler:
             return int(usable.cpu().numpy().argmax())
         return self._draw(usable, position)
 
-    def _masked(self, logits: Tensor, allowed: Sequence[int], position: int) -> Tensor:
-        ids = [token for token in allowed if 0 <= token < logits.shape[0]]
-        if not ids:
+    def _masked(self, logits: Tensor, allowed: Allowed, position: int) -> Tensor:
+        given = np.asarray(allowed, dtype=np.int64)
+        ids = torch.from_numpy(given[(given >= 0) & (given < logits.shape[0])])
+        if not len(ids):
             raise SamplingError(
                 f"The constraint allows no token at token {position}.",
                 "The grammar and the tokenizer don't belong together; switch the constraint off.",
