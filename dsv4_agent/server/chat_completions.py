@@ -19,6 +19,7 @@ from dsv4_agent.server.bodies import read_body
 from dsv4_agent.server.chat_body import ChatBody
 from dsv4_agent.server.chat_turn import Called, ChatTurn, ChatUsage, Over, Spoken, Thought, open_chat
 from dsv4_agent.server.clients import client_of
+from dsv4_agent.server.prefix_report import synced
 from dsv4_agent.server.sampled_text import shown_bytes
 from dsv4_agent.server.service import Service
 from dsv4_agent.server.streaming import EventStream, unless_gone
@@ -158,14 +159,5 @@ def _notes(over: Over, body: ChatBody) -> dict[str, Any]:
     if over.warnings:
         notes["warning"] = " ".join(over.warnings)
     if body.dsv4 is not None:
-        begun = over.begun
-        notes["dsv4"] = {
-            "synced": {
-                "reused": begun.reused,
-                "prefilled": begun.prefilled,
-                "restored": begun.restored,
-                "restored_from": begun.restored_from,
-                "cause": begun.cause,
-            }
-        }
+        notes["dsv4"] = {"synced": synced(over.begun)}
     return notes

@@ -20,6 +20,7 @@ from dsv4_agent.server.api_errors import Json, bad_request
 from dsv4_agent.server.bodies import read_body
 from dsv4_agent.server.clients import client_of
 from dsv4_agent.server.completion_body import CompletionBody
+from dsv4_agent.server.prefix_report import synced
 from dsv4_agent.server.request_checks import check_stops, stops_of
 from dsv4_agent.server.sampled_text import SampledText, shown_bytes
 from dsv4_agent.server.service import Service
@@ -168,7 +169,7 @@ class _Choice:
                     case Begun():
                         self.begun = event
                         if self._body.dsv4 is not None and self._body.stream:
-                            yield _Piece(self.index, extension={"synced": self._synced()})
+                            yield _Piece(self.index, extension={"synced": synced(self.begun)})
                     case Sampled(id, odds):
                         self.sampled += 1
                         text = "" if id == eos else self._stops.feed(self._text.push(id))
@@ -191,20 +192,9 @@ class _Choice:
             extension = {
                 "grammar": None if used is None else {"tokens": used.counted, "violations": used.violations},
                 "kv_bytes": kv_bytes,
-                "synced": self._synced(),
+                "synced": synced(self.begun),
             }
         return _Piece(self.index, text, finish=finish, extension=extension)
-
-    def _synced(self) -> dict[str, Any]:
-        """What of the prompt was there already."""
-        begun = self.begun
-        return {
-            "reused": begun.reused,
-            "prefilled": begun.prefilled,
-            "restored": begun.restored,
-            "restored_from": begun.restored_from,
-            "cause": begun.cause,
-        }
 
 
 class _Answer:

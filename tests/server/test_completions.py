@@ -94,6 +94,7 @@ async def test_a_stream_says_the_same_as_the_whole(nano: Served) -> None:
     assert [token for part in parts for token in part["choices"][0]["token_ids"]] == whole["token_ids"]
     assert [part["choices"][0]["finish_reason"] for part in parts][-2:] == [None, "stop"]
     assert usage["choices"] == [] and usage["usage"]["completion_tokens"] == len(whole["token_ids"])
+    assert parts[0]["dsv4"] == {"synced": parts[-1]["dsv4"]["synced"]} and not parts[0]["choices"][0]["text"]
     last = parts[-1]["dsv4"]
     assert last["grammar"]["tokens"] > 0 and last["grammar"]["violations"] == 0
     assert last["synced"]["reused"] == usage["usage"]["prompt_tokens_details"]["cached_tokens"] > 0

@@ -177,13 +177,7 @@ async def test_a_chat_is_rendered_as_the_hosted_api_would() -> None:
                 "role": "assistant",
                 "content": None,
                 "reasoning_content": "Another server's thought.",
-                "tool_calls": [
-                    {
-                        "id": "x",
-                        "type": "function",
-                        "function": {"name": "read", "arguments": '{"path": "a"}'},
-                    }
-                ],
+                "tool_calls": [{"id": "x", "type": "function", "function": called}],
             },
             {"role": "tool", "tool_call_id": "x", "content": "1\n2"},
         ],
