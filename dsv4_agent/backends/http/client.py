@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,6 +23,8 @@ BODY_LIMIT = 64 << 20
 """Bytes of an answer that is no stream."""
 _ERROR_LIMIT = 64 << 10
 _DONE = "[DONE]"
+_LINGER = 0.05
+"""Seconds that the end of an answer may take once it was announced."""
 
 
 class ServerClient:
@@ -77,8 +80,15 @@ class ServerClient:
                 for data in found:
                     patience = times.silence
                     if data.strip() == _DONE:
+                        await self._read_out(chunks)
                         return
                     yield data
+
+    async def _read_out(self, chunks: AsyncIterator[bytes]) -> None:
+        """Take the end of an answer, so that the connection serves the next request; it is there or never."""
+        with contextlib.suppress(ServerError):
+            while await self._next(chunks, _LINGER) is not None:
+                pass
 
     async def aclose(self) -> None:
         """Close the connections; safe to call twice."""

@@ -327,7 +327,8 @@ async def test_what_is_only_written_oddly_runs(lab: Lab, arguments: str) -> None
 
 async def test_ids_that_are_missing_or_double_are_made_good(lab: Lab) -> None:
     pieces = [
-        piece(at, id, "read", '{"path": "app.py"}') for at, id in enumerate(("x", "x", "", "y\n", None))
+        piece(at, id, "read", json.dumps({"path": "app.py", "limit": at + 1}))
+        for at, id in enumerate(("x", "x", "", "y\n", None))
     ]
     server = await conversation(lab, Answer(sse(delta("tool_calls", tool_calls=pieces))), saying("Done."))
     found = [call["id"] for call in server.requests[1]["messages"][2]["tool_calls"]]
