@@ -34,11 +34,6 @@ class Codec(Vocabulary, Protocol):
         ...
 
     @property
-    def added_tokens(self) -> Mapping[str, int]:
-        """Structural tokens: text to id."""
-        ...
-
-    @property
     def eos_id(self) -> int:
         """The model's stop token."""
         ...
