@@ -24,6 +24,7 @@ from dsv4_agent.loop.calls import CallRunner, Checkpoint
 from dsv4_agent.loop.context import ContextMeter, RunFacts, entry_tokens
 from dsv4_agent.loop.event_json import to_json
 from dsv4_agent.loop.events import (
+    ApprovalRequested,
     Compacted,
     Event,
     Init,
@@ -387,7 +388,8 @@ class Agent:
     def _record(self, event: Event) -> Event:
         """Journal an event before anyone sees it; deltas are only shown, their whole follows."""
         if not isinstance(event, ItemDelta):
-            self.session.record_event(to_json(event), sync=isinstance(event, TurnCompleted | RunResult))
+            waits = isinstance(event, ApprovalRequested | RunResult)
+            self.session.record_event(to_json(event), sync=waits)
         return event
 
     def _init(self) -> Init:

@@ -86,7 +86,8 @@ class Asking:
         closing = sampler.finish()
         entry = sampler.entry()
         if entry.segments:
-            self.session.append(entry, sync=True)
+            # With calls, the first of them that changes anything or their results wait for the disk.
+            self.session.append(entry, sync=not sampler.message.calls)
         return closing
 
 

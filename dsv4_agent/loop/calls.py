@@ -106,7 +106,8 @@ class CallRunner:
         before: str | None = None
         if self.checkpoint is not None and access is not Access.READ:
             before = await self.interrupt.race(self.checkpoint.take())
-        self.session.start_call(turn, index, call.name, call.arguments, before)
+        changes = access is not Access.READ
+        self.session.start_call(turn, index, call.name, call.arguments, before, changes=changes)
         begin = monotonic()
         try:
             result = await self.interrupt.race(self.toolbox.run(call.name, arguments))

@@ -62,7 +62,9 @@ class _Tally:
     def count(self, entries: Sequence[Entry]) -> Breakdown:
         """Tokens by what they are for."""
         known = self._counted
-        if len(entries) < len(known) or any(a is not b for a, b in zip(known, entries, strict=False)):
+        # A transcript grows, is cut, or gets another opening: its ends tell.
+        last = len(known) - 1
+        if known and not (last < len(entries) and entries[0] is known[0] and entries[last] is known[last]):
             self._counted, self._sum, self._served = [], Breakdown(), None
         for entry in entries[len(self._counted) :]:
             self._add(entry)

@@ -218,18 +218,26 @@ class Session:
         name: str,
         arguments: Mapping[str, object],
         before: str | None = None,
+        *,
+        changes: bool = True,
     ) -> None:
-        """Record, on disk, that a call is about to run. Raises `JournalError`: then it must not run."""
+        """Record that a call is about to run; on disk, if it `changes` anything.
+
+        Raises `JournalError`: then it must not run.
+        """
         data = {"turn": turn, "index": index, "name": name, "arguments": dict(arguments)}
         if before is not None:
             data["before"] = before
-        self._journal.write("tool_start", data, sync=True)
+        self._journal.write("tool_start", data, sync=changes)
         self._state.calls[turn, index] = CallRecord(name, arguments, before=before)
 
     def end_call(self, turn: int, index: int, result: str, status: str) -> None:
-        """Record, on disk, how a call ended. Raises `JournalError`."""
+        """Record how a call ended; it is on disk with its result, before the model reads that.
+
+        Raises `JournalError`.
+        """
         data = {"turn": turn, "index": index, "result": result, "status": status}
-        self._journal.write("tool_end", data, sync=True)
+        self._journal.write("tool_end", data)
         started = self._state.calls[turn, index]
         self._state.calls[turn, index] = replace(started, result=result, status=status)
 

@@ -126,13 +126,13 @@ async def test_2_a_full_disk_stops_the_run_before_the_model_acts(
 ) -> None:
     real = Session.start_call
 
-    def full(self: Session, *arguments: Any) -> None:
+    def full(self: Session, *arguments: Any, **options: Any) -> None:
         def refuse(*_: object) -> int:
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
             patch.setattr("os.write", refuse)
-            real(self, *arguments)
+            real(self, *arguments, **options)
 
     monkeypatch.setattr(Session, "start_call", full)
     watcher.turns[0] = "x</think>" + CALL.format("write", "path", "made.txt").replace(

@@ -35,9 +35,7 @@ class RequestBody:
         if tools is not self._tools:
             self._tools = tools
             self._head = self._make_head()
-        if len(entries) < len(self._known) or any(
-            new is not old for new, old in zip(entries, self._known, strict=False)
-        ):
+        if not self._continues(entries):
             self._begin_anew()
         for entry in entries[len(self._known) :]:
             for message in self._writer.write(entry):
@@ -50,6 +48,13 @@ class RequestBody:
     def size(self) -> int:
         """Bytes of tools and messages."""
         return len(self._head) + len(self._messages)
+
+    def _continues(self, entries: Entries) -> bool:
+        """Whether what was sent is how `entries` begin: they grow, are cut, or get another opening."""
+        known = self._known
+        if not known:
+            return True
+        return len(entries) >= len(known) and entries[0] is known[0] and entries[len(known) - 1] is known[-1]
 
     def _begin_anew(self) -> None:
         self._known: list[tuple[Message, ...]] = []
