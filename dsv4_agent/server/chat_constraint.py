@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dsv4_agent.dsml.dialect import END_THINK, GrammarMode
+from dsv4_agent.dsml.dialect import DSML, END_THINK, GrammarMode
 from dsv4_agent.dsml.grammar import DsmlConstraint
 from dsv4_agent.dsml.schema import ToolSchema
 from dsv4_agent.server.api_errors import bad_request
+from dsv4_agent.server.chat_render import calls_opener
 from dsv4_agent.server.chat_request import ChatRequest, ChoiceKind
 from dsv4_agent.server.turns import ServedModel
 
@@ -28,10 +29,18 @@ def chat_constraint(
 
     Raises `ApiError` for a schema that can't be followed.
     """
-    json_wanted = (request.response_format or {}).get("type", "text") != "text"
-    if json_wanted and request.choice.kind is not ChoiceKind.REQUIRED:
-        constraint = _json_constraint(request, model)
-        return _AfterThinking(constraint, model) if thinks else constraint
+    required = request.choice.kind is ChoiceKind.REQUIRED
+    calls = _calls_constraint(request, model, opener)
+    if required or (request.response_format or {}).get("type", "text") == "text":
+        return calls
+    wanted = _json_constraint(request, model)
+    constraint = wanted if calls is None else _JsonOrCalls(wanted, calls, _opening(model))
+    return _AfterThinking(constraint, model) if thinks else constraint
+
+
+def _calls_constraint(
+    request: ChatRequest, model: ServedModel, opener: Sequence[int]
+) -> DsmlConstraint | None:
     mode = GrammarMode.ON if request.choice.kind is ChoiceKind.REQUIRED else request.grammar
     if not request.callable or mode is GrammarMode.OFF:
         return None
@@ -41,6 +50,13 @@ def chat_constraint(
         constraint.accept(token)
     constraint.counted = 0
     return constraint
+
+
+def _opening(model: ServedModel) -> list[int]:
+    """The ids that say that a block of calls begins, its marker last."""
+    ids = model.codec.encode(calls_opener(model.dialect), True)
+    marker = model.codec.id_of(DSML)
+    return ids if marker is None else ids[: ids.index(marker) + 1]
 
 
 def _json_constraint(request: ChatRequest, model: ServedModel) -> Constraint:
@@ -54,6 +70,34 @@ def _json_constraint(request: ChatRequest, model: ServedModel) -> Constraint:
         case {"type": "json_schema"}:
             raise bad_request("json_schema needs a schema.", "response_format.json_schema.schema")
     raise bad_request("The type must be text, json_object or json_schema.", "response_format.type")
+
+
+class _JsonOrCalls:
+    """An answer is JSON, or it is calls and nothing before them: the first token decides."""
+
+    def __init__(self, json: Constraint, calls: Constraint, opening: Sequence[int]) -> None:
+        self._json, self._calls, self._opening = json, calls, opening
+        self._chosen: Constraint | None = None
+        self._at = 0
+
+    def allowed(self) -> Allowed | None:
+        if self._chosen is not None:
+            return self._chosen.allowed()
+        if self._at:
+            return [self._opening[self._at]]
+        allowed = self._json.allowed()
+        return None if allowed is None else [*map(int, allowed), self._opening[0]]
+
+    def accept(self, token_id: int) -> None:
+        if self._chosen is not None:
+            self._chosen.accept(token_id)
+        elif self._at or token_id == self._opening[0]:
+            self._calls.accept(token_id)
+            self._at += 1
+            self._chosen = self._calls if self._at == len(self._opening) else None
+        else:
+            self._chosen = self._json
+            self._json.accept(token_id)
 
 
 class _AfterThinking:

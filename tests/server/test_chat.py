@@ -10,6 +10,7 @@ import pytest
 from dsv4_agent.dsml.dialect import Thinking
 from dsv4_agent.dsml.turn import ToolResultText, UserText, opening, user_turn
 from dsv4_agent.loop.preset import nano_preset
+from dsv4_agent.server.chat_constraint import chat_constraint
 from dsv4_agent.server.chat_request import ChatRequest
 from dsv4_agent.server.chat_turn import open_chat
 from tests.server.agent_prompt import nano_functions, nano_tools
@@ -281,3 +282,53 @@ async def test_what_is_wrong_is_told_by_its_field(nano: Served, field: str, body
     response = await nano.http.post("/v1/chat/completions", json={"messages": [user()], **body})
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == field
+
+
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "place": {"type": "string", "maxLength": 6},
+        "degrees": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["place", "degrees"],
+    "additionalProperties": False,
+}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "weather", "schema": WEATHER}}
+
+
+@pytest.mark.parametrize("thinking", ["enabled", "disabled"])
+async def test_an_answer_keeps_to_its_schema_and_a_thought_is_free(nano: Served, thinking: str) -> None:
+    pytest.importorskip("llguidance", reason="JSON schemas need it")
+    answer = await nano.chat(
+        messages=[user("hi")], response_format=FORMAT, thinking={"type": thinking}, max_tokens=200
+    )
+    message = answer["choices"][0]["message"]
+    value = json.loads(message["content"])
+    assert set(value) == {"place", "degrees"} and len(value["place"]) <= 6
+    assert ("reasoning" in message) is (thinking == "enabled")
+
+
+async def test_tools_can_be_called_where_the_answer_must_be_json(nano: Served) -> None:
+    pytest.importorskip("llguidance", reason="JSON schemas need it")
+    answer = await asked(nano, response_format=FORMAT)
+    choice = answer["choices"][0]
+    assert choice["finish_reason"] == "tool_calls" and not choice["message"]["content"]
+
+
+async def test_an_answer_is_calls_or_json_from_its_first_token_on(nano: Served) -> None:
+    pytest.importorskip("llguidance", reason="JSON schemas need it")
+    tokenizer = nano_engine().tokenizer
+    request = ChatRequest(
+        messages=(user(),), tools=tuple(nano_functions()), response_format=FORMAT, thinking=Thinking.CHAT
+    )
+    brace, lead = tokenizer.encode('{"', False), tokenizer.encode("\n\n<｜DSML｜", True)
+    for first, then in ((brace, "place"), (lead, "tool_calls>\n")):
+        constraint = chat_constraint(request, nano.service.model, (), thinks=False)
+        assert constraint is not None
+        for token in first:
+            allowed = constraint.allowed()
+            assert allowed is not None and token in list(allowed)
+            constraint.accept(token)
+        allowed = constraint.allowed()
+        assert allowed is not None and len(list(allowed)) < 20
+        assert all(then.startswith(tokenizer.decode([token])) for token in map(int, allowed))
