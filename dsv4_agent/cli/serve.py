@@ -25,6 +25,7 @@ _PORT = 8400
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def serve(
+    ctx: typer.Context,
     model: Annotated[
         str,
         typer.Option(
@@ -98,8 +99,20 @@ def serve(
     ephemeral: Annotated[
         bool, typer.Option("--ephemeral", help="Leave no KV state of a conversation on disk.")
     ] = False,
+    stop: Annotated[
+        bool, typer.Option("--stop", help="End the running servers of this user, or the one of --model.")
+    ] = False,
+    list_servers: Annotated[
+        bool, typer.Option("--list", help="Show the running servers of this user.")
+    ] = False,
 ) -> None:
     """Serve the model of this machine over the OpenAI API, on loopback and with a token by default."""
+    if stop or list_servers:
+        from dsv4_agent.cli.serve_running import list_running, stop_running
+
+        source = ctx.get_parameter_source("model")
+        named = source is not None and source.name == "COMMANDLINE"
+        raise typer.Exit(stop_running(model if named else None) if stop else list_running())
     options = ServeOptions(
         model=model,
         host=host,

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import time
+from typing import TYPE_CHECKING
 
 from dsv4_agent.loop.events import Subtype
 from dsv4_agent.server.options import ServeOptions
+from dsv4_agent.workbench.engine_settings import resolved
 from dsv4_agent.workbench.exit_codes import ExitCode
 from dsv4_agent.workbench.failures import RunFailure
+from dsv4_agent.workbench.local_servers import LocalServer, announced, identity_of
 from dsv4_agent.workbench.plain_text import plain_line
+
+if TYPE_CHECKING:
+    from dsv4_agent.server.service import Service
 
 __all__ = ["execute"]
 
@@ -72,8 +80,27 @@ def _serve(options: ServeOptions) -> int:
             name = plain_line(service.model.name)
             print(f"dsv4 serves {name} at {address.url}", flush=True)
 
-        serve(app, listener, limits, ready, options.patience)
+        with announced(_announcement(options, service, address.url, token)):
+            serve(app, listener, limits, ready, options.patience)
     return int(ExitCode.OK)
+
+
+def _announcement(options: ServeOptions, service: Service, url: str, token: str | None) -> LocalServer:
+    served = service.model
+    choice = resolved(options.engine)
+    return LocalServer(
+        url=url,
+        token=token,
+        pid=os.getpid(),
+        model=served.name,
+        identity=identity_of(options.model),
+        preset=served.preset.name,
+        dialect=served.dialect.value,
+        context_window=served.context_window,
+        tokenizer=served.codec.fingerprint,
+        cache_format=None if choice.cache_format is None else choice.cache_format.value,
+        started=time.time(),
+    )
 
 
 def _warnings(options: ServeOptions, token: str | None, notice: str | None, *, local: bool) -> list[str]:
