@@ -1,5 +1,7 @@
 """V4-Nano with and without its MTP block, on episodes never trained on: acceptance and speed, in turns.
 
+One to three guesses at a time are forced, and once as many are made as pay.
+
 python bench/speculation.py [--episodes 12] [--tokens 200] [--threads 2]
 
 The two ways must give the same tokens; the run fails if they don't.
@@ -14,18 +16,21 @@ import time
 from dsv4_model.engine import NANO, Engine, EngineOptions
 from dsv4_model.nano.acceptance import episodes
 from dsv4_model.sampling import SamplingParams
+from dsv4_model.speculation import MOST_GUESSES, SpeculationReport
 
 
-def decoded(engine: Engine, prompt: list[int], count: int, *, forced: bool) -> tuple[list[int], float, float]:
-    """Tokens, seconds, and the share of guesses that were right; ``forced``: draft whether it pays or not."""
+def decoded(
+    engine: Engine, prompt: list[int], count: int, guesses: int | None
+) -> tuple[list[int], float, SpeculationReport | None]:
+    """Tokens, seconds, and how guesses went; ``guesses`` at a time whether that pays or not, or as pays."""
     sequence = engine.sequence()
-    if forced and sequence.drafting is not None:
-        sequence.drafting.adaptive = False
+    if guesses is not None and sequence.drafting is not None:
+        sequence.drafting.adaptive, sequence.drafting.guesses = False, guesses
     sequence.sync(prompt)
     started = time.perf_counter()
     tokens = list(sequence.generate(SamplingParams(temperature=0.0, max_tokens=count)))
     seconds = time.perf_counter() - started
-    return tokens, seconds, sequence.speculation.acceptance if sequence.speculation is not None else 0.0
+    return tokens, seconds, sequence.speculation
 
 
 def main() -> int:
@@ -35,31 +40,33 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    engines = {
-        "plain": Engine.load(NANO, options=EngineOptions(threads=options.threads, speculate=False)),
-        "drafting": Engine.load(NANO, options=EngineOptions(threads=options.threads)),
-        "adaptive": Engine.load(NANO, options=EngineOptions(threads=options.threads)),
-    }
-    rates: dict[str, list[float]] = {name: [] for name in engines}
-    right: list[float] = []
-    for prefix, episode in episodes(options.episodes, engines["plain"].tokenizer):
+    plain_engine = Engine.load(NANO, options=EngineOptions(threads=options.threads, speculate=False))
+    engine = Engine.load(NANO, options=EngineOptions(threads=options.threads))
+    ways: dict[str, int | None] = {"plain": 0, "1 guess": 1, "2 guesses": 2, "3 guesses": 3, "as pays": None}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    places = {name: [[0, 0] for _ in range(MOST_GUESSES)] for name in ways}
+    for prefix, episode in episodes(options.episodes, plain_engine.tokenizer):
         start = next((at for at, (_, sampled) in enumerate(episode) if sampled), 0)
         prompt = prefix + [token for token, _ in episode[:start]]
         found = {}
-        for name, engine in engines.items():
-            tokens, seconds, share = decoded(engine, prompt, options.tokens, forced=name == "drafting")
-            found[name] = tokens
-            rates[name].append(len(tokens) / seconds)
-            if name == "drafting":
-                right.append(share)
-        if not found["plain"] == found["drafting"] == found["adaptive"]:
+        for name, guesses in ways.items():
+            used = plain_engine if name == "plain" else engine
+            found[name], seconds, report = decoded(used, prompt, options.tokens, guesses)
+            rates[name].append(len(found[name]) / seconds)
+            for total, (checked, accepted) in zip(
+                places[name], report.by_place if report else (), strict=False
+            ):
+                total[0] += checked
+                total[1] += accepted
+        if any(tokens != found["plain"] for tokens in found.values()):
             print("FAILED: drafting changed the tokens")
             return 1
     plain = statistics.median(rates["plain"])
-    print(f"{len(right)} episodes, acceptance {statistics.mean(right):.1%}, the same tokens every way")
+    print(f"{len(rates['plain'])} episodes, the same tokens every way; right guesses by their place")
     for name, values in rates.items():
         rate = statistics.median(values)
-        print(f"{name:9s} {rate:7.0f} tok/s median, {max(values):7.0f} best, {rate / plain:5.2f}x")
+        right = " ".join(f"{accepted / checked:4.0%}" for checked, accepted in places[name] if checked)
+        print(f"{name:9s} {rate:7.0f} tok/s median, {max(values):7.0f} best, {rate / plain:5.2f}x  {right}")
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from dsv4_model.boundaries import Boundaries
-from dsv4_model.cache.kv_cache import Boundary, KVCache
+from dsv4_model.cache.kv_cache import Boundary, KVCache, SavedSlots
 from dsv4_model.generation import Constraint, Generation
 from dsv4_model.passes import Piece, Rows
 from dsv4_model.sampling import SamplingParams
@@ -45,13 +45,14 @@ class Sequence:
         self._boundaries = Boundaries()
         self._epoch = 0  # a generation that finds another epoch than its own has been overtaken
         self.drafting = Speculation(engine.passes, self.cache) if engine.speculates else None
-        self._guess: Guess | None = None
+        self._guesses: list[Guess] = []
+        self._overwritten: SavedSlots = ()
         engine.resident.add(self)
 
     @property
     def position(self) -> int:
         """How many tokens the KV state covers; at most ``len(tokens)``."""
-        return self.cache.position - (self._guess is not None)
+        return self.cache.position - len(self._guesses)
 
     @property
     def boundaries(self) -> tuple[Boundary, ...]:
@@ -182,11 +183,12 @@ class Sequence:
         twin._logits = self._logits
         twin._boundaries = self._boundaries.copy()
         twin._epoch = 0
-        twin._guess = None
+        twin._guesses, twin._overwritten = [], ()
         twin.drafting = None
         if self.drafting is not None:
-            twin.drafting = Speculation(self.engine.passes, twin.cache, self.drafting.adaptive)
-            twin.drafting.streams = self.drafting.streams
+            mine = self.drafting
+            twin.drafting = Speculation(self.engine.passes, twin.cache, mine.adaptive, mine.guesses)
+            twin.drafting.streams = mine.streams
         self.engine.resident.add(twin)
         return twin
 
@@ -217,7 +219,7 @@ class Sequence:
 
     def failed(self) -> None:
         """A pass over this sequence broke off: the state returns to the last boundary, the tokens stay."""
-        self._guess = None
+        self._guesses.clear()
         self._restore(len(self.tokens))
 
     def remember(self) -> None:
@@ -250,7 +252,7 @@ class Sequence:
 
     def _advance(self, cancelled: Callable[[], bool] | None, generation: Generation | None = None) -> Tensor:
         """Feed what the state doesn't cover yet; the logits ``[vocab]`` after the last token."""
-        if self._guess is not None and len(self.tokens) > self.position:
+        if self._guesses and len(self.tokens) > self.position:
             self._check_guess()
         while self.position < len(self.tokens):
             self._pass_milestone()
@@ -288,45 +290,49 @@ class Sequence:
             speculation.reset()
 
     def _decode(self, speculation: Speculation, generation: Generation) -> None:
-        """Feed the one pending token, together with a guess of the next where that pays."""
+        """Feed the one pending token, together with guesses of the next where that pays."""
         token, position = self.tokens[-1], len(self.tokens)
         started = time.perf_counter()
-        guessed = None
-        if (
-            speculation.wants()
-            and position + 1 < self.engine.context_window
-            and speculation.streams is not None
-        ):
+        guessed: list[int] = []
+        room = self.engine.context_window - position - 1
+        wanted = min(speculation.wanted(), room)
+        if wanted > 0 and speculation.streams is not None:
             following = self.tokens[-speculation.streams.shape[0] :]
-            guessed = speculation.guess(following, generation.sampler, position)
-        if guessed is None:
-            logits, streams = self._pass([token], Rows.LAST, Rows.ALL)
-            self._logits = logits[-1]
-        else:
-            logits, streams = self._pass([token, guessed], Rows.ALL, Rows.ALL)
-            self._logits, self._guess = logits[0], Guess(guessed, logits[1])
+            guessed = speculation.guess(following, generation.sampler, position, wanted)
+        # The first guess's slot needs no copy: what it held can't be seen from its position.
+        further = range(position + 1, position + len(guessed))
+        self._overwritten = self.cache.save_slots(further) if further else ()
+        logits, streams = self._pass([token, *guessed], Rows.ALL if guessed else Rows.LAST, Rows.ALL)
+        self._logits = logits[0]
+        self._guesses = [Guess(g, row) for g, row in zip(guessed, logits[1:], strict=True)]
         if speculation.pays:
             speculation.saw(streams)
-        speculation.timed(started, guessed=guessed is not None)
+        speculation.timed(started, guesses=len(guessed))
 
     def _check_guess(self) -> None:
         """The token for which a guess stands has been chosen: is it the guess?"""
-        guess, speculation = self._guess, self.drafting
-        assert guess is not None and speculation is not None
+        guess, speculation = self._guesses[0], self.drafting
+        assert speculation is not None
         right = self.tokens[self.position] == guess.token
         speculation.verdict(right)
         if right:
-            self._guess, self._logits = None, guess.logits
+            del self._guesses[0]
+            self._logits = guess.logits
         else:
             self._settle()
 
     def _settle(self) -> None:
-        """Take an unconfirmed guess back out of the state."""
-        if self._guess is not None:
-            self._guess = None
-            self.cache.retreat(1)
-            if self.drafting is not None and self.drafting.streams is not None:
-                self.drafting.streams = self.drafting.streams[:-1]
+        """Take unconfirmed guesses back out of the state."""
+        count = len(self._guesses)
+        if not count:
+            return
+        self._guesses.clear()
+        self.cache.retreat(count)
+        if self._overwritten:
+            self.cache.put_back(self._overwritten, self.cache.position + 1)
+            self._overwritten = ()
+        if self.drafting is not None and self.drafting.streams is not None:
+            self.drafting.streams = self.drafting.streams[:-count]
 
     def _pass(self, ids: list[int], logits: Rows, streams: Rows) -> tuple[Tensor, Tensor]:
         try:
@@ -370,7 +376,7 @@ class Sequence:
 
     def _pass_milestone(self) -> None:
         """Keep the current point, if none is near, so that going back replays little."""
-        if self._guess is None and self._boundaries.wants_milestone(self.position):
+        if not self._guesses and self._boundaries.wants_milestone(self.position):
             self._remember(asked_for=False)
 
     def _check(self, tokens: list[int]) -> None:

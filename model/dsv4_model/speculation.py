@@ -1,7 +1,7 @@
-"""Self-speculation: the MTP block guesses a token, which the main model checks together with the one before.
+"""Self-speculation: the MTP block guesses tokens, which the main model checks together with the one before.
 
-A wrong guess costs no repair: what its position overwrote in the rings is older than anything that the next
-position can see, and is overwritten again by the right token.
+A guess beyond the first takes the MTP block's own output for the streams that the main model has not computed
+yet. Right guesses are tokens for which no pass was needed; wrong ones are taken back out of the state.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dsv4_model.sampling import Sampler, SamplingError
 
 __all__ = ["Guess", "Speculation", "SpeculationReport"]
 
+MOST_GUESSES = 3
 _PLAIN_TRIALS = 6
 _TRIALS = 24
 _RETRY = 512
@@ -34,13 +35,23 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class SpeculationReport:
-    """How speculation went: guesses checked and right; seconds a token with and without."""
+    """How speculation went.
+
+    Attributes:
+        checked, accepted: guesses checked, and right.
+        seconds_with, seconds_without: a token, with the number of guesses that is best so far, and with none.
+        active: whether that pays.
+        guesses: that number; 0 where none pays.
+        by_place: (checked, accepted) of first guesses, of second ones, and so on.
+    """
 
     checked: int
     accepted: int
     seconds_with: float
     seconds_without: float
     active: bool
+    guesses: int = 0
+    by_place: tuple[tuple[int, int], ...] = ()
 
     @property
     def acceptance(self) -> float:
@@ -68,22 +79,34 @@ class _Clock:
 
 @dataclass(slots=True)
 class Speculation:
-    """Drafting for one timeline: what the MTP block has not seen yet, and whether drafting pays.
+    """Drafting for one timeline: what the MTP block has not seen yet, and how many guesses pay.
 
     ``streams`` ``[n, h, d]`` are the main model's at the last n positions of the state, not yet shown to the
-    MTP block, which wants each with the token that follows. ``adaptive``: switch off while a token costs more
-    with than without.
+    MTP block, which wants each with the token that follows. ``adaptive``: guess as many tokens at a time as
+    make a token cheapest, none where none do; else always ``guesses``.
     """
 
     passes: Passes
     cache: KVCache
     adaptive: bool = True
+    guesses: int = 1
     streams: Tensor | None = None
-    checked: int = 0
-    accepted: int = 0
-    _with: _Clock = field(default_factory=_Clock)
-    _without: _Clock = field(default_factory=_Clock)
+    _clocks: list[_Clock] = field(default_factory=lambda: [_Clock() for _ in range(MOST_GUESSES + 1)])
+    _checked: list[int] = field(default_factory=lambda: [0] * MOST_GUESSES)
+    _accepted: list[int] = field(default_factory=lambda: [0] * MOST_GUESSES)
+    _made: int = 0  # guesses of the pass that is being checked
+    _confirmed: int = 0  # how many of them have been
     _idle: int = 0
+
+    @property
+    def checked(self) -> int:
+        """Guesses that were checked."""
+        return sum(self._checked)
+
+    @property
+    def accepted(self) -> int:
+        """Guesses that were right."""
+        return sum(self._accepted)
 
     def reset(self) -> None:
         """The timeline went elsewhere: what the MTP block holds no longer precedes what comes."""
@@ -95,23 +118,34 @@ class Speculation:
         self.streams = streams if self.streams is None else torch.cat((self.streams, streams))
 
     @property
+    def best(self) -> int:
+        """How many guesses at a time to make now: what is measured next, or what was the best."""
+        if not self.adaptive:
+            return self.guesses
+        if self._clocks[0].samples < _PLAIN_TRIALS:
+            return 0
+        for guesses in range(1, MOST_GUESSES + 1):
+            if self._clocks[guesses].samples < _TRIALS:
+                return guesses
+            if self._clocks[guesses].rate >= self._clocks[guesses - 1].rate:
+                return guesses - 1  # more would pay less still
+        return MOST_GUESSES
+
+    @property
     def pays(self) -> bool:
         """Whether a token costs less with drafting, as far as has been measured."""
-        measured = self._without.samples >= _PLAIN_TRIALS and self._with.samples >= _TRIALS
-        return not (self.adaptive and measured) or self._with.rate < self._without.rate
+        return self.best > 0 or self._clocks[0].samples < _PLAIN_TRIALS
 
-    def wants(self) -> bool:
-        """Whether the next token should be decoded with a guess."""
-        if self.adaptive and self._without.samples < _PLAIN_TRIALS:
-            return False
-        if self.pays:
-            return True
-        self._idle += 1
-        if self._idle > _RETRY:
-            self._idle = 0
-            self._with, self._without = _Clock(), _Clock()
-        self.reset()
-        return False
+    def wanted(self) -> int:
+        """How many guesses to decode the next token with."""
+        best = self.best
+        if best == 0 and not self.pays:
+            self._idle += 1
+            if self._idle > _RETRY:
+                self._idle = 0
+                self._clocks = [_Clock() for _ in self._clocks]
+            self.reset()
+        return best
 
     def catch_up(self, following: list[int]) -> None:
         """Show the MTP block all waiting streams but those whose next token isn't in ``following``."""
@@ -121,27 +155,52 @@ class Speculation:
         self.passes.draft([Piece(self.cache, following, Rows.NONE)], self.streams[:count])
         self.streams = self.streams[count:] if count < self.streams.shape[0] else None
 
-    def guess(self, following: list[int], sampler: Sampler, position: int) -> int | None:
-        """The token at ``position``, after ``following``, which waiting streams precede; None: no guess."""
+    def guess(self, following: list[int], sampler: Sampler, position: int, count: int = 1) -> list[int]:
+        """At most ``count`` tokens from ``position`` on, after ``following``, which waiting streams
+        precede."""
         if self.streams is None or self.streams.shape[0] != len(following):
-            return None
-        logits, _ = self.passes.draft([Piece(self.cache, following, Rows.LAST)], self.streams)
+            return []
+        logits, out = self.passes.draft([Piece(self.cache, following, Rows.LAST, Rows.LAST)], self.streams)
         self.streams = None
+        true = self.cache.draft_position
+        # What the block sees of guesses it sees again of the tokens that come; rows that it may still need
+        # in between are put back.
+        saved = self.cache.save_slots(range(true + 1, true + count - 1), drafts=True) if count > 2 else None
+        made: list[int] = []
         try:
-            return sampler.choose(logits[0], position)
+            while True:
+                made.append(sampler.choose(logits[0], position + len(made)))
+                if len(made) == count:
+                    break
+                logits, out = self.passes.draft([Piece(self.cache, made[-1:], Rows.LAST, Rows.LAST)], out)
         except SamplingError:  # a broken draft block must not break what it only speeds up
-            return None
+            pass
+        self.cache.draft_position = true
+        if saved is not None:
+            self.cache.put_back(saved, 0)
+        return made
 
-    def timed(self, started: float, *, guessed: bool) -> None:
-        """A pass that gave one token has ended."""
-        (self._with if guessed else self._without).add(time.perf_counter() - started, 1)
+    def timed(self, started: float, *, guesses: int) -> None:
+        """A pass that gave one token, and checks ``guesses`` more, has ended."""
+        self._clocks[guesses].add(time.perf_counter() - started, 1)
+        self._made, self._confirmed = guesses, 0
 
     def verdict(self, right: bool) -> None:
         """A guess was checked. A right one is a token for which no pass was needed."""
-        self.checked += 1
-        self.accepted += right
-        self._with.tokens += right
+        self._checked[self._confirmed] += 1
+        self._accepted[self._confirmed] += right
+        self._clocks[self._made].tokens += right
+        self._confirmed += right
 
     def report(self) -> SpeculationReport:
         """The figures so far."""
-        return SpeculationReport(self.checked, self.accepted, self._with.rate, self._without.rate, self.pays)
+        best = self.best
+        return SpeculationReport(
+            self.checked,
+            self.accepted,
+            self._clocks[best or 1].rate,
+            self._clocks[0].rate,
+            self.pays,
+            best,
+            tuple(zip(self._checked, self._accepted, strict=True)),
+        )

@@ -447,47 +447,6 @@ def test_a_relative_takes_over_what_another_timeline_has_computed() -> None:
     assert_at(first, prompt(300))
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.3])
-def test_drafting_changes_no_token(temperature: float) -> None:
-    """The draft block is random, so most guesses are wrong and are taken back."""
-    params = SamplingParams(temperature=temperature, seed=3, max_tokens=150, stop_ids=())
-    model = tiny.model(with_mtp=True)
-    found = []
-    for speculate in (False, True):
-        engine = Engine(model, tiny.tokenizer(), "tiny", EngineOptions(speculate=speculate))
-        sequence = engine.sequence()
-        if sequence.drafting is not None:
-            sequence.drafting.adaptive = False
-        sequence.sync(prompt(140))
-        tokens = list(sequence.generate(params))
-        fork = sequence.fork()
-        fork.sync([*fork.tokens, 9])
-        found.append((tokens, list(fork.generate(params)), sequence.position, sequence.usage()))
-        if sequence.speculation is not None:
-            assert sequence.speculation.checked > 50
-    assert found[0][:3] == found[1][:3]
-
-
-def test_a_perfect_draft_is_always_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is guessed comes from a second timeline that knows the answer."""
-    params = SamplingParams(temperature=0, max_tokens=120, stop_ids=())
-    engine = Engine(tiny.model(with_mtp=True), tiny.tokenizer(), "tiny")
-    oracle = engine.sequence()
-    oracle.sync(prompt(140))
-    expected = list(oracle.generate(params))
-    sequence = engine.sequence()
-    assert sequence.drafting is not None
-    sequence.drafting.adaptive = False
-    sequence.sync(prompt(140))
-    monkeypatch.setattr(
-        type(sequence.drafting), "guess", lambda self, following, sampler, at: expected[at - 140]
-    )
-    assert list(sequence.generate(params)) == expected
-    report = sequence.speculation
-    assert report is not None and report.acceptance == 1.0
-    assert report.checked >= len(expected) // 2 - 2
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     save_checkpoint(tiny.model(), tmp_path / "small", quantize=False)

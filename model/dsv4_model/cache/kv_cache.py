@@ -12,8 +12,12 @@ from dsv4_model.cache.formats import PAGE_TOKENS
 from dsv4_model.cache.layout import CacheLayout, Ring
 from dsv4_model.cache.pages import CacheMemoryError, Page, PagePool
 from dsv4_model.cache.ring_copy import copy_of_rings, fresh_rings, put_back
+from dsv4_model.cache.saved_slots import SavedRow, put_back_rows, saved_rows
 
-__all__ = ["Boundary", "Held", "KVCache"]
+__all__ = ["Boundary", "Held", "KVCache", "SavedSlots"]
+
+SavedSlots = tuple[tuple[SavedRow, ...], ...]
+"""Slots of each part of a cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +99,26 @@ class KVCache:
         self.position += count
         self._mark()
 
+    def save_slots(self, positions: range, *, drafts: bool = False) -> SavedSlots:
+        """What the rings hold where tokens at ``positions`` will be written: of the main layers, or, with
+        ``drafts``, of the MTP block."""
+        saved = []
+        for part in self.parts:
+            layout = part.layout
+            layers = layout.layers[len(layout.main_layers) :] if drafts else layout.main_layers
+            saved.append(tuple(saved_rows(part.rings, layers, positions)))
+        return tuple(saved)
+
+    def put_back(self, saved: SavedSlots, first: int) -> None:
+        """Undo what was written to saved slots of positions from ``first`` on."""
+        for part, rows in zip(self.parts, saved, strict=True):
+            put_back_rows(part.rings, rows, first)
+
     def retreat(self, count: int) -> None:
         """Forget the last ``count`` tokens that `advance` told of and that no other timeline has seen.
 
-        The caller restores the ring slots that they had overwritten.
+        The caller puts back the ring slots that they had overwritten and that can still be seen: all but
+        that of the first, which the next token will overwrite.
         """
         self.position -= count
         needed = -(-self.position // PAGE_TOKENS)
