@@ -60,8 +60,7 @@ def turn_segments(message: ParsedMessage, dialect: Dialect, *, thinking: bool, c
         out.structure(END_THINK)
     out.content(message.content)
     if message.calls:
-        calls = [{"function": {"name": call.name, "arguments": call.arguments}} for call in message.calls]
-        write_calls(out, calls, dialect)
+        write_calls(out, [{"function": _function(call)} for call in message.calls], dialect)
     if closed:
         out.structure(EOS)
     return out.segments()
@@ -76,6 +75,10 @@ def read_back(entry: Entry, tools: Tools) -> ParsedMessage | None:
     calls = [_read_call(call, tools) for call in (stored if isinstance(stored, list) else [])]
     reasoning, content = str(shown.get("reasoning_content", "")), str(shown.get("content", ""))
     return ParsedMessage(reasoning, content, tuple(calls), truncated=not entry.closed)
+
+
+def _function(call: ParsedCall) -> dict[str, object]:
+    return {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
 
 
 def _call(call: ParsedCall) -> dict[str, object]:

@@ -33,6 +33,7 @@ from dsv4_agent.loop.events import (
     ToolCallItem,
     UserMessage,
 )
+from dsv4_agent.loop.facts import Discarded
 from dsv4_agent.plain.diffs import patch_lines
 from dsv4_agent.plain.labels import Label
 from dsv4_agent.plain.narrator import Narrator
@@ -61,7 +62,7 @@ def everything(s: str) -> list[object]:
     denied = PermissionDenied("shell", {"command": s}, s, s, s)
     return [
         UserMessage(s), Notice("info", s), Notice("warning", s), Notice("error", s), Retry(1, 2, s, 5),
-        PrefixBreak(s, 1), denied, ShellRan(s, s, 1),
+        Retry(1, 2, s, 5, Discarded(s, s, s)), PrefixBreak(s, 1), denied, ShellRan(s, s, 1),
         ItemStarted(AgentMessageItem("a")), ItemDelta("a", s), ItemDelta("a", s),
         ItemCompleted(AgentMessageItem("a", s + s)), ItemCompleted(ReasoningItem("r", s)),
         ItemStarted(CommandExecutionItem("c", s)), Notice("info", s),
@@ -103,6 +104,23 @@ def test_nothing_foreign_steers_the_terminal_or_passes_for_a_label(
     assert not unlabelled(printed)
     # The foreign second line never stands where a label of ours would.
     assert "\nError: not ours" not in printed and "\n> y" not in printed
+
+
+def test_a_turn_that_begins_anew_says_that_what_was_read_out_counts_no_more() -> None:
+    out: list[str] = []
+    narrator = Narrator(Printer(out.append))
+    for event in (
+        ItemStarted(AgentMessageItem("a")),
+        ItemDelta("a", "Half an ans"),
+        ItemCompleted(AgentMessageItem("a", "Half an ans", partial=True)),
+        Retry(2, 5, "stream_broken", 1500, Discarded("", "Half an ans", "")),
+    ):
+        narrator.show(event)
+    assert "".join(out) == (
+        "Answer: Half an ans\n"
+        "Warning: retrying 2 of 5 in 1.5 s: stream_broken. "
+        "What came of this answer is dropped, it begins anew.\n"
+    )
 
 
 @given(st.text(max_size=200), st.lists(st.integers(0, 200), max_size=6))

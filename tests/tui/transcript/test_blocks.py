@@ -18,6 +18,7 @@ from dsv4_agent.loop.events import (
 from dsv4_agent.tui.theme import DARK, PLAIN, palette_for
 from dsv4_agent.tui.transcript.blocks.answer import AnswerBlock, LiveAnswer
 from dsv4_agent.tui.transcript.blocks.block import Block
+from dsv4_agent.tui.transcript.blocks.dropped import DroppedBlock
 from dsv4_agent.tui.transcript.blocks.notice import NoticeBlock
 from dsv4_agent.tui.transcript.blocks.shell import ShellBlock
 from dsv4_agent.tui.transcript.blocks.thinking import LiveThinking, ThinkingBlock
@@ -43,6 +44,7 @@ def all_blocks(text: str) -> Iterator[Block]:
     yield UserBlock(text)
     yield AnswerBlock(text)
     yield ThinkingBlock(text, 3, 4.0)
+    yield DroppedBlock("answer", text)
     yield from (NoticeBlock(kind, text) for kind in ("info", "warning", "error", text))
     yield ShellBlock(text, text, 1)
     yield ToolBlock(CommandExecutionItem("1", text, text, status=DONE, exit_code=0, output=text))

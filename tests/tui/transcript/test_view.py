@@ -29,6 +29,7 @@ from dsv4_agent.loop.events import (
     TurnStarted,
     UserMessage,
 )
+from dsv4_agent.loop.facts import Discarded
 from dsv4_agent.tui.transcript.view import TranscriptView
 
 
@@ -293,6 +294,40 @@ async def test_text_and_last_answer(host, make_session, answer) -> None:
         view.apply(ItemStarted(AgentMessageItem("x")))
         view.apply(ItemDelta("x", "half an ans\x1b"))
         assert view.last_answer() == "half an ans\\x1b"
+
+
+@pytest.mark.parametrize("open_item", [True, False])
+async def test_what_a_turn_that_begins_anew_had_said_is_marked_as_dropped(host, open_item: bool) -> None:
+    async with host.run_test(size=(80, 30)) as pilot:
+        view = host.view
+        events: list[Event] = [
+            TurnStarted(1),
+            ItemStarted(AgentMessageItem("0")),
+            ItemCompleted(AgentMessageItem("0", "An answer that stays.")),
+            TurnStarted(2),
+            ItemStarted(ReasoningItem("r")),
+            ItemCompleted(ReasoningItem("r", "secret thought", 3)),
+            ItemStarted(AgentMessageItem("a")),
+            ItemDelta("a", "half an ans"),
+        ]
+        if not open_item:
+            events.append(ItemCompleted(AgentMessageItem("a", "half an ans", partial=True)))
+        events += [
+            Retry(1, 5, "stream_broken", 1500, Discarded("secret thought", "half an ans", "")),
+            ItemStarted(AgentMessageItem("b")),
+            ItemCompleted(AgentMessageItem("b", "All of it.")),
+        ]
+        for event in events:
+            view.apply(event)
+        await drawn(pilot)
+        assert [line for line in screen(view) if line] == [
+            "  An answer that stays.",
+            "✗ dropped: thinking of 14 characters",
+            "✗ dropped: answer of 11 characters",
+            "! warning: stream_broken; retrying 1 of 5 in 1.5 s",
+            "  All of it.",
+        ]
+        assert view.last_answer() == "All of it."
 
 
 async def test_other_events(host) -> None:
