@@ -17,9 +17,14 @@ from dsv4_agent.server.api_errors import ApiError, error_response
 from dsv4_agent.server.chat_completions import chat_completions
 from dsv4_agent.server.completions import completions
 from dsv4_agent.server.guard import Guard, GuardRules
+from dsv4_agent.server.ledger import kv
+from dsv4_agent.server.messages import count_tokens, messages
+from dsv4_agent.server.metrics import Measured, Meters, metrics
 from dsv4_agent.server.models_endpoint import health, model, models
+from dsv4_agent.server.responses import responses
 from dsv4_agent.server.service import Service
 from dsv4_agent.server.streaming import ClientGoneError
+from dsv4_agent.server.tokenize import detokenize, tokenize
 
 __all__ = ["create_app"]
 
@@ -43,11 +48,23 @@ def create_app(
         Route("/v1/models/{name:path}", model, methods=["GET"]),
         Route("/v1/completions", completions, methods=["POST"]),
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+        Route("/v1/responses", responses, methods=["POST"]),
+        Route("/v1/messages", messages, methods=["POST"]),
+        Route("/v1/messages/count_tokens", count_tokens, methods=["POST"]),
+        Route("/tokenize", tokenize, methods=["POST"]),
+        Route("/detokenize", detokenize, methods=["POST"]),
+        Route("/metrics", metrics, methods=["GET"]),
+        Route("/kv", kv, methods=["GET"]),
         *more,
     ]
+    meters = Meters(service)
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, rules=rules), *_for_pages(rules)],
+        middleware=[
+            Middleware(Measured, meters=meters),
+            Middleware(Guard, rules=rules),
+            *_for_pages(rules),
+        ],
         exception_handlers={
             ApiError: _api_error,
             ClientGoneError: _nobody,
@@ -56,6 +73,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.service = service
+    app.state.meters = meters
     return app
 
 

@@ -26,7 +26,17 @@ from dsv4_agent.server.service import Service
 from dsv4_agent.server.stop_strings import StopStrings
 from dsv4_agent.server.turns import Begun, Ended, Sampled, TokenOdds, TurnRequest
 
-__all__ = ["Called", "ChatEvent", "ChatTurn", "ChatUsage", "Over", "Spoken", "Thought", "open_chat"]
+__all__ = [
+    "Called",
+    "ChatEvent",
+    "ChatTurn",
+    "ChatUsage",
+    "Over",
+    "Spoken",
+    "Thought",
+    "count_prompt",
+    "open_chat",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,12 @@ async def open_chat(service: Service, request: ChatRequest) -> ChatTurn:
     request.check(service.limits)
     prepared = await asyncio.to_thread(_prepared, service, request)
     return ChatTurn(service, request, prepared)
+
+
+def count_prompt(service: Service, request: ChatRequest) -> int:
+    """How many tokens a request's prompt has; nothing is computed. Blocks. Raises `ApiError`."""
+    request.check(service.limits)
+    return len(_prepared(service, request).turn.prompt)
 
 
 @dataclass(frozen=True, slots=True)

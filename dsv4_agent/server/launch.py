@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["execute"]
 
-_PACKAGES = frozenset({"starlette", "uvicorn"})
+_PACKAGES = frozenset({"starlette", "uvicorn", "prometheus_client"})
 
 
 def execute(options: ServeOptions) -> int:

@@ -35,6 +35,8 @@ class ClientGoneError(Exception):
 class EventStream(StreamingResponse):
     """A response that sends each chunk as one `data:` line and, with `done`, `[DONE]` at the end.
 
+    With `named` an event has its chunk's `type` as its name, and `failure` makes the last chunk of an error.
+
     `close` is called when the response is over, however it ends, even if no chunk was ever asked for.
     """
 
@@ -44,8 +46,12 @@ class EventStream(StreamingResponse):
         close: Callable[[], None] = lambda: None,
         *,
         done: bool = True,
+        named: bool = False,
+        failure: Callable[[ApiError], Mapping[str, Any]] = ApiError.body,
     ) -> None:
-        super().__init__(_lines(chunks, done), media_type="text/event-stream", headers=_HEADERS)
+        super().__init__(
+            _lines(chunks, done, named, failure), media_type="text/event-stream", headers=_HEADERS
+        )
         self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,7 +84,12 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _lines(chunks: AsyncGenerator[Mapping[str, Any], None], done: bool) -> AsyncGenerator[bytes, None]:
+async def _lines(
+    chunks: AsyncGenerator[Mapping[str, Any], None],
+    done: bool,
+    named: bool,
+    failure: Callable[[ApiError], Mapping[str, Any]],
+) -> AsyncGenerator[bytes, None]:
     # A task of its own asks for the chunks, so that waiting can time out, or be cancelled, at any moment.
     arrived: asyncio.Queue[Mapping[str, Any] | Over] = asyncio.Queue(maxsize=_AHEAD)
     asking = asyncio.ensure_future(_forward(chunks, arrived))
@@ -92,19 +103,24 @@ async def _lines(chunks: AsyncGenerator[Mapping[str, Any], None], done: bool) ->
                 continue
             if isinstance(chunk, Over):
                 break
-            yield data_line(chunk)
+            yield _event(chunk, named)
     finally:
         asking.cancel()
     match chunk.error:
         case None:
             pass
         case ApiError() as error:
-            yield data_line(error.body())
+            yield _event(failure(error), named)
         case error:
             _log.error("a stream failed: %s", kind_and_place(error))
-            yield data_line(internal_error().body())
+            yield _event(failure(internal_error()), named)
     if done:
         yield b"data: [DONE]\n\n"
+
+
+def _event(chunk: Mapping[str, Any], named: bool) -> bytes:
+    head = f"event: {chunk['type']}\n".encode() if named else b""
+    return head + data_line(chunk)
 
 
 def data_line(chunk: Mapping[str, Any]) -> bytes:
