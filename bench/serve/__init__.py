@@ -1,0 +1,1 @@
+"""Load on `dsv4 serve`: many streaming clients for minutes."""
