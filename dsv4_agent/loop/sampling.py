@@ -49,6 +49,9 @@ from dsv4_agent.loop.facts import Discarded, Usage
 from dsv4_agent.loop.served_turn import assistant_message, turn_segments, with_served
 from dsv4_agent.session.transcript import Entry, EntryKind
 
+_WHOLE = 0.2
+"""Seconds within which a server's answer has come in one piece, so that its speed is not known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
@@ -112,11 +115,11 @@ class TurnSampler:
                 self._ids.extend(ids)
                 return self._show(self._parser.feed_ids(ids))
             case SampledText(text):
-                self._text.append(text)
+                self._hear(text)
                 return self._show(self._parser.feed_text(text))
             case SampledReasoning(text):
                 self._served = True
-                self._text.append(text)
+                self._hear(text)
                 return self._show(self._parser.feed_reasoning(text))
             case SampledCall(id, name, arguments):
                 self._served = True
@@ -206,9 +209,11 @@ class TurnSampler:
         return Usage(usage.input_tokens, cached, output, reasoning, usage.cost, usage.currency)
 
     def speeds(self) -> Speeds:
-        """Measured speeds of a token backend."""
+        """Measured speeds; a server tells only how fast its text came."""
         if self.synced is None:
-            return Speeds(None, None)
+            seconds = self._last - self._first
+            told = self.usage.counted and seconds > _WHOLE
+            return Speeds(None, _rate(self.usage.output_tokens, seconds) if told else None)
         return Speeds(
             _rate(self.synced.prefilled, self._first - self._begin),
             _rate(len(self._ids), self._last - self._first),
@@ -231,6 +236,11 @@ class TurnSampler:
             return [], None
         lost = Discarded(message.reasoning, message.content, "\n".join(filter(None, called)))
         return [*closing], lost
+
+    def _hear(self, text: str) -> None:
+        if text and self.synced is None and not any(self._text):
+            self._first = monotonic()
+        self._text.append(text)
 
     def _count_reasoning(self, ids: Iterable[int]) -> None:
         for token in ids:

@@ -6,6 +6,7 @@ answer and calls. Requests only ever grow at their end, which is what a server's
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from dsv4_agent.backends.base import (
 from dsv4_agent.backends.chat_server.body import RequestBody
 from dsv4_agent.backends.chat_server.calls import TooManyCallsError
 from dsv4_agent.backends.chat_server.chunks import UnreadableChunkError, read_chunk
-from dsv4_agent.backends.chat_server.manners import manners_of
+from dsv4_agent.backends.chat_server.manners import Manners, manners_of
 from dsv4_agent.backends.chat_server.parameters import parameters
 from dsv4_agent.backends.chat_server.refusals import lesson, remedy
 from dsv4_agent.backends.chat_server.turn import BrokenTurnError, EndlessAnswerError, TurnReader
@@ -40,6 +41,8 @@ from dsv4_agent.dsml.segments import Segment
 DEFAULT_WINDOW: Final = 131_072
 """Tokens, where neither the profile nor the server tells."""
 _MOST_LESSONS: Final = 12
+_AFTERWARDS: Final = 2.0
+"""Seconds for what may follow a complete answer: the count of tokens."""
 _REFUSED: Final = frozenset({400, 422})
 _PATH: Final = "chat/completions"
 _INLINE: Final = (
@@ -88,6 +91,7 @@ class ChatServerBackend:
         async with _closing(attempts) as events:
             async for event in events:
                 yield event
+        self._use(self._manners.adopting(asked.reader.reasoning_field))
         if asked.reader.unopened and not self._opened:
             self._opened = True
             yield BackendNotice(_INLINE)
@@ -122,9 +126,9 @@ class ChatServerBackend:
         where, reader = self._client.where, asked.reader
         try:
             async with _closing(self._client.stream(_PATH, body)) as stream:
-                async for data in stream:
+                while (data := await _next(stream, reader)) is not None:
                     chunk = read_chunk(data)
-                    if chunk.error is not None:
+                    if chunk.error is not None and not reader.complete:
                         raise of_object(where, chunk.error)
                     for event in reader.read(chunk):
                         yield event
@@ -158,10 +162,13 @@ class ChatServerBackend:
             if learned.room >= asked.request.max_tokens:
                 raise error
             asked.request = replace(asked.request, max_tokens=learned.room)
-        if learned.manners != self._manners:
-            self._manners = learned.manners
-            self._body.use(learned.manners)
+        self._use(learned.manners)
         return learned.told
+
+    def _use(self, manners: Manners) -> None:
+        if manners != self._manners:
+            self._manners = manners
+            self._body.use(manners)
 
     def _priced(self, finished: Finished) -> Finished:
         usage, prices = finished.usage, self._profile.prices
@@ -192,6 +199,17 @@ class _Asked:
             return ServerError(message, reason=reason)
         self.filtered = self.filtered or reason == "content_filter"
         return BrokenStreamError(f"{where} did not finish its answer ({reason}); try again", reason=reason)
+
+
+async def _next(stream: AsyncIterator[str], reader: TurnReader) -> str | None:
+    """The next event. A complete answer is not lost to a server that does not come to an end."""
+    if not reader.complete:
+        return await anext(stream, None)
+    try:
+        async with asyncio.timeout(_AFTERWARDS):
+            return await anext(stream, None)
+    except (TimeoutError, ServerError):
+        return None
 
 
 @asynccontextmanager

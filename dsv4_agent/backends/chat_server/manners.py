@@ -29,21 +29,29 @@ class Manners:
     """What a request may carry.
 
     `reasoning` are the message fields in which past reasoning goes back; with `owes_reasoning` a turn with
-    calls has them even where there was none. `alternates`: no two user messages may follow each other.
-    `refused` are fields that the server has turned down.
+    calls has them even where there was none; with `adopts` the field in which the server sends it is used.
+    `strict`: no message may be empty, and no two user messages may follow each other. `refused` are fields
+    that the server has turned down.
     """
 
     thinking: ThinkingKnob = ThinkingKnob.NONE
     reasoning: tuple[str, ...] = ("reasoning_content",)
     owes_reasoning: bool = False
+    adopts: bool = False
     effort: bool = True
     usage_option: bool = True
     sampling: tuple[str, ...] = ("temperature", "top_p", "seed")
-    alternates: bool = False
+    strict: bool = False
     max_tokens: str = "max_tokens"
     most_tokens: int | None = None
     own_field: bool = False
     refused: frozenset[str] = frozenset()
+
+    def adopting(self, field: str | None) -> Self:
+        """Send reasoning back in the field in which it came."""
+        if not self.adopts or field is None or field in self.reasoning or field in self.refused:
+            return self
+        return replace(self, reasoning=(field,))
 
     def without(self, field: str) -> Self:
         """Never send `field` again."""
@@ -69,8 +77,8 @@ _OF_KIND: Final[Mapping[ServerKind, Manners]] = MappingProxyType(
             ThinkingKnob.TYPE, owes_reasoning=True, sampling=("temperature", "top_p"), most_tokens=393_216
         ),
         # Refuses unknown fields with a 422, and always counts tokens.
-        ServerKind.TRANSFORMERS: Manners(effort=False, usage_option=False, alternates=True),
-        ServerKind.OPENAI: Manners(alternates=True),
+        ServerKind.TRANSFORMERS: Manners(effort=False, usage_option=False, strict=True),
+        ServerKind.OPENAI: Manners(adopts=True, strict=True),
     }
 )
 

@@ -58,7 +58,7 @@ class MessageWriter:
         stored = message.get("tool_calls")
         calls = [self._call(call) for call in stored] if isinstance(stored, list) else []
         self._owed = [str(call["id"]) for call in calls]
-        content = _text(message) or ("" if calls else _NO_ANSWER)
+        content = _text(message) or ("" if calls or not self._manners.strict else _NO_ANSWER)
         written: dict[str, object] = {"role": "assistant", "content": content}
         thought = str(message.get("reasoning_content") or "")
         if thought or (calls and self._manners.owes_reasoning):
@@ -84,7 +84,7 @@ class MessageWriter:
         ]
         self._owed = []
         if words := "\n\n".join(filter(None, (*errors, *said))):
-            if not written and self._last_role == "user" and self._manners.alternates:
+            if not written and self._last_role == "user" and self._manners.strict:
                 written.append({"role": "assistant", "content": _NO_ANSWER})
             written.append({"role": "user", "content": words})
         return written

@@ -85,6 +85,7 @@ def _owing(manners: Manners) -> Lesson | None:
 _REMEDIES: Final = {
     "enable-auto-tool-choice": "start vLLM with --enable-auto-tool-choice --tool-call-parser deepseek_v4",
     "--jinja": "start llama-server with --jinja",
+    "not support tools": 'take a model that calls tools, or set protocol = "tokens"',
     "context length": "use /compact, a new session, or a server with a larger window",
 }
 

@@ -53,6 +53,11 @@ class TurnReader:
         return self._characters > 0
 
     @property
+    def complete(self) -> bool:
+        """Whether the server has said why it stopped: only a count of tokens may follow."""
+        return self._finish is not None
+
+    @property
     def unopened(self) -> bool:
         """Whether a thought was closed in the content that was never opened there."""
         return self._inline.unopened

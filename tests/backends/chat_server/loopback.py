@@ -31,13 +31,14 @@ TOOLS: tuple[Mapping[str, Any], ...] = (
 
 @dataclass
 class Answer:
-    """One response. `cut` closes the connection without the end of the chunked body."""
+    """One response. `cut` closes the connection without the end of its body, `silent` leaves it open."""
 
     body: Sequence[bytes]
     status: int = 200
     kind: str = "text/event-stream"
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
+    silent: bool = False
 
 
 Script = Sequence[Answer | Callable[[dict[str, Any]], Answer]]
@@ -73,6 +74,7 @@ class Server:
         self.script = list(script)
         self.raw: list[bytes] = []
         self.url = ""
+        self.left = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -104,7 +106,10 @@ class Server:
         for part in answer.body:
             writer.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
             await writer.drain()
-        if answer.cut:
+        if answer.silent:
+            await reader.read()
+            self.left.set()
+        if answer.cut or answer.silent:
             return False
         writer.write(b"0\r\n\r\n")
         await writer.drain()
@@ -151,14 +156,17 @@ OPENING = ({"role": "system", "content": "You are an agent.", "tools": []},)
 PROMPT = ({"role": "user", "content": "Hello."},)
 
 
+def asked(*entries: Sequence[Mapping[str, Any]], **request: Any) -> tuple[Any, GenerationRequest]:
+    """A conversation and what is asked about it."""
+    options = {"max_tokens": 1000, "thinking": Thinking.THINKING, "dialect": Dialect.V4, "tools": TOOLS}
+    return Talk(*(entries or (OPENING, PROMPT))), GenerationRequest(**{**options, **request})
+
+
 async def ask(
     backend: ChatServerBackend, *entries: Sequence[Mapping[str, Any]], **request: Any
 ) -> list[BackendEvent]:
     """All events of one generation."""
-    options = {"max_tokens": 1000, "thinking": Thinking.THINKING, "dialect": Dialect.V4, "tools": TOOLS}
-    talk: Any = Talk(*(entries or (OPENING, PROMPT)))
-    asked = GenerationRequest(**{**options, **request})
     try:
-        return [event async for event in backend.generate(talk, asked)]
+        return [event async for event in backend.generate(*asked(*entries, **request))]
     finally:
         await backend.close()

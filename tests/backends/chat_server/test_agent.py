@@ -366,3 +366,40 @@ async def test_a_run_that_a_killed_process_began_goes_on(lab: Lab) -> None:
     assert "old_name" in lab.results[0]
     require_legal(server.requests[1]["messages"])
     assert lab.events[-1].result == "Done."  # type: ignore[union-attr]
+
+
+async def test_compaction_and_going_back_begin_a_legal_history_anew(lab: Lab) -> None:
+    script = (calling(READ), saying("First."), saying("Second."), saying("All in all."), saying("Third."))
+    async with serving(*script) as server:
+        backend = backend_of(server, ServerKind.DEEPSEEK)
+        agent = lab.agent(backend)
+        for prompt in ("one", "two"):
+            await lab.run(agent, prompt)
+        agent.rewind(1)
+        lab.events = [event async for event in agent.compact()]
+        await lab.run(agent, "three")
+        await backend.close()
+    *_, compaction, after = server.requests
+    assert "two" not in [m["content"] for m in compaction["messages"]]
+    assert [m["role"] for m in after["messages"]] == ["system", "user"]
+    assert "All in all." in after["messages"][1]["content"]
+    for request in server.requests:
+        require_legal(request["messages"])
+        assert request["messages"][0] == server.requests[0]["messages"][0]
+
+
+async def test_stopping_in_the_middle_of_a_stream_keeps_what_was_said(lab: Lab) -> None:
+    hanging = Answer(sse(delta(reasoning_content="Hm."), delta(content="Half"), done=False), silent=True)
+    async with serving(hanging, saying("Done.")) as server:
+        backend = backend_of(server)
+        agent = lab.agent(backend)
+        async for event in agent.run("do it"):
+            if isinstance(event, ItemDelta) and event.text == "Half":
+                agent.stop()
+        await server.left.wait()
+        await lab.run(agent, "go on")
+        await backend.close()
+    require_legal(server.requests[1]["messages"])
+    assert server.requests[1]["messages"][2] == {
+        "role": "assistant", "content": "Half", "reasoning_content": "Hm."
+    }  # fmt: skip

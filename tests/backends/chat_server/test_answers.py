@@ -21,7 +21,7 @@ from dsv4_agent.backends.facts import ServerKind
 from dsv4_agent.backends.profile import Prices
 from dsv4_agent.dsml.events import FinishReason
 
-from .loopback import Answer, ask, backend_of, delta, piece, refusal, serving, sse
+from .loopback import Answer, ask, asked, backend_of, delta, piece, refusal, serving, sse
 
 ARGUMENTS = '{"path": "a b.py", "limit": 3}'
 CALL = SampledCall("c1", "read", ARGUMENTS)
@@ -322,3 +322,34 @@ async def test_text_without_end_is_an_error() -> None:
     async with serving(Answer(sse(*([delta(content="x" * 100_000)] * 40), delta("stop")))) as server:
         with pytest.raises(ModelError, match="far more"):
             await ask(backend_of(server), max_tokens=10)
+
+
+AFTER: dict[str, Answer] = {
+    "a broken connection": Answer(sse(delta("stop", content="Hi."), done=False), cut=True),
+    "an error": Answer(sse(delta("stop", content="Hi."), {"error": {"message": "late"}})),
+    "silence": Answer(sse(delta("stop", content="Hi."), done=False), silent=True),
+}
+
+
+@pytest.mark.parametrize("name", AFTER)
+async def test_a_complete_answer_is_not_lost_to_what_follows(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dsv4_agent.backends.chat_server.backend._AFTERWARDS", 0.05)
+    async with serving(AFTER[name]) as server:
+        events = await ask(backend_of(server))
+    assert said(events)[:2] == ("", "Hi.")
+    assert not any(isinstance(event, Retrying) for event in events)
+    assert len(server.raw) == 1
+
+
+async def test_closing_the_iterator_ends_the_request() -> None:
+    async with serving(Answer(sse(delta(content="Hi."), done=False), silent=True)) as server:
+        backend = backend_of(server)
+        events = backend.generate(*asked())
+        async for event in events:
+            if isinstance(event, SampledText):
+                break
+        await events.aclose()  # type: ignore[attr-defined]
+        await server.left.wait()
+        await backend.close()

@@ -64,7 +64,8 @@ def require_legal(messages: list[dict[str, Any]]) -> None:
             assert isinstance(json.loads(made["function"]["arguments"]), dict)
             owed.append(made["id"])
         assert len(set(owed)) == len(owed), "two calls with one id"
-        assert message["content"] or message.get("tool_calls")
+        thought = any(message.get(field) for field in ("reasoning", "reasoning_content"))
+        assert message["content"] or message.get("tool_calls") or thought
     assert not owed
 
 
@@ -118,6 +119,7 @@ def test_an_interrupted_turn_and_a_prompt_that_was_never_answered(kind: ServerKi
     if kind in (ServerKind.OPENAI, ServerKind.TRANSFORMERS):
         roles = [message["role"] for message in messages[1:]]
         assert roles == ["user", "assistant"] * 2 + ["user"]
+        assert all(message["content"] for message in messages)
 
 
 def test_arguments_go_back_as_they_were_sent_but_never_as_no_json() -> None:
@@ -145,6 +147,15 @@ def test_reasoning_goes_back_in_the_server_s_own_field(kind: ServerKind) -> None
     assistant = sent((*HISTORY, turn(content="Done.")), kind)[-1]
     fields = {name for name in ("reasoning", "reasoning_content") if assistant.get(name) == "Hm."}
     assert fields == {"reasoning", "reasoning_content"} if kind is ServerKind.VLLM else {"reasoning_content"}
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+async def test_reasoning_goes_back_as_an_unknown_server_sends_it(field: str) -> None:
+    async with serving(Answer(sse(delta("stop", content="Hi.", **{field: "Hm."})))) as server:
+        backend = backend_of(server)
+        await ask(backend)
+        await ask(backend, OPENING, PROMPT, turn(content="Hi."), PROMPT)
+    assert server.requests[1]["messages"][2] == {"role": "assistant", "content": "Hi.", field: "Hm."}
 
 
 # -- fields of the kinds ---------------------------------------------------------------------------------
