@@ -162,14 +162,23 @@ def _normal(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
 def _normal_call(call: object, where: str) -> dict[str, Any]:
     match call:
         case {"function": {"name": str(name), **function}}:
-            arguments = function.get("arguments")
-            text = arguments if isinstance(arguments, str) else json.dumps(arguments or {})
+            arguments = _arguments(function.get("arguments"))
             return {
                 "id": _text(call, "id"),
                 "type": "function",
-                "function": {"name": name, "arguments": text or "{}"},
+                "function": {"name": name, "arguments": arguments},
             }
     raise bad_request("A tool call needs a function with a name.", f"{where}.tool_calls")
+
+
+def _arguments(given: object) -> str:
+    """Arguments as the text of a JSON object; what is none becomes the value of one parameter."""
+    text = given if isinstance(given, str) else json.dumps(given or {})
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return text
+    return (text or "{}") if isinstance(value, dict) else json.dumps({"arguments": text})
 
 
 def _text(mapping: object, key: str) -> str:

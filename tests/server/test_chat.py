@@ -186,6 +186,20 @@ async def test_an_answer_that_was_cut_is_replayed_and_closed(nano: Served) -> No
     assert second["usage"]["prompt_tokens"] > first["usage"]["total_tokens"]
 
 
+@pytest.mark.parametrize("arguments", ["{", "[1]", "", None, {"word": "x"}, '"text"'])
+async def test_a_strange_call_in_the_past_does_not_spoil_the_conversation(
+    nano: Served, arguments: object
+) -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "echo", "arguments": arguments}}
+    messages = [
+        user(),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": "?"},
+    ]
+    answer = await nano.chat(messages=messages, tools=[ECHO], max_tokens=2)
+    assert answer["usage"]["completion_tokens"] == 2
+
+
 async def test_a_call_can_be_demanded(nano: Served) -> None:
     answer = await nano.chat(messages=[user("hi")], tools=[ECHO], tool_choice="required", max_tokens=60)
     message = answer["choices"][0]["message"]
