@@ -41,12 +41,17 @@ class ModelError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BackendInfo:
-    """Who answers. `context_window` is in tokens; `tokenizes` says that `encode` returns ids."""
+    """Who answers. `context_window` is in tokens; `tokenizes` says that `encode` returns ids.
+
+    `renders` says that it makes the prompt itself, out of messages: effort is a word of the request there, and
+    no text of the opening.
+    """
 
     id: str
     kind: BackendKind
     context_window: int
     tokenizes: bool = False
+    renders: bool = False
 
 
 @dataclass(frozen=True, slots=True)

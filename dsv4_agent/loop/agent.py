@@ -192,7 +192,13 @@ class Agent:
         """Tokens that to compute again under another preset; 0 where the opening stays the same."""
         entries = self.session.transcript.entries
         opening = replace(self._author, preset=preset).opening()
-        return 0 if not entries or entries[0].segments == opening.segments else self._meter.used
+        # What a server makes of effort is its own affair, and at the beginning of its prompt.
+        known = self._preset
+        same = (preset.effort, preset.thinking) == (known.effort, known.thinking)
+        unchanged = same or not self._backend.info.renders
+        if not entries or (unchanged and entries[0].segments == opening.segments):
+            return 0
+        return self._meter.used
 
     def use(self, preset: Preset) -> PrefixBreak | None:
         """Between runs: sample under another preset (same tools, same format) from now on.

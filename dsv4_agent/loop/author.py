@@ -68,7 +68,7 @@ class Author:
             preset.system_prompt,
             self.functions,
             thinking=preset.thinking,
-            effort=preset.effort,
+            effort=None if self.backend.info.renders else preset.effort,
             dialect=preset.dialect,
         )
         shown = {"role": "system", "content": preset.system_prompt, "tools": list(self.functions)}

@@ -64,7 +64,7 @@ class ChatServerBackend:
     ) -> None:
         model = profile.model or facts.model or next(iter(facts.models), "default")
         window = profile.context or facts.context or DEFAULT_WINDOW
-        self._info = BackendInfo(model, BackendKind.SERVER, window)
+        self._info = BackendInfo(model, BackendKind.SERVER, window, renders=True)
         self._profile = profile
         self._policy = policy or RetryPolicy(profile.retries)
         self._client = ServerClient(profile)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -403,3 +404,20 @@ async def test_stopping_in_the_middle_of_a_stream_keeps_what_was_said(lab: Lab) 
     assert server.requests[1]["messages"][2] == {
         "role": "assistant", "content": "Half", "reasoning_content": "Hm."
     }  # fmt: skip
+
+
+async def test_effort_is_a_word_of_the_request_and_costs_the_prefix(lab: Lab) -> None:
+    async with serving(saying("One."), saying("Two.")) as server:
+        backend = backend_of(server, ServerKind.VLLM)
+        agent = lab.agent(backend)
+        await lab.run(agent)
+        medium = replace(default_preset(), effort="medium")
+        price = agent.opening_price(medium)
+        broken = agent.use(medium)
+        await lab.run(agent)
+        await backend.close()
+    assert broken is not None
+    assert broken.tokens == price > 1000
+    assert [request.get("reasoning_effort") for request in server.requests] == [None, "medium"]
+    first, second = (request["messages"] for request in server.requests)
+    assert second[: len(first)] == first
