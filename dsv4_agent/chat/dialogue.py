@@ -21,6 +21,7 @@ from dsv4_agent.chat.options import ChatOptions
 from dsv4_agent.chat.phases import follow
 from dsv4_agent.chat.status import Phase, Status
 from dsv4_agent.loop.events import ApprovalRequested, Event, Notice, RunResult, Subtype, UserMessage
+from dsv4_agent.workbench.model_options import NANO
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -47,7 +48,7 @@ class Dialogue:
 
     def __init__(self, options: ChatOptions) -> None:
         self.options = options
-        self.status = Status(model=options.model.name, mode=options.permission_mode.value)
+        self.status = Status(model=options.model.name or NANO, mode=options.permission_mode.value)
         self.conversation: Conversation | None = None
         self.pending: list[str] = []
         self._out: asyncio.Queue[ChatEvent] = asyncio.Queue()

@@ -42,8 +42,8 @@ def chat(
             "--model",
             "-m",
             envvar="DSV4_MODEL",
-            metavar="nano|PATH|scripted:FILE",
-            help="The built-in model, a checkpoint folder, or a script that plays one.",
+            metavar="nano|PATH|NAME|scripted:FILE",
+            help="The built-in model, a checkpoint folder, a server (dsv4 model list), or a played script.",
         ),
     ] = None,
     resume: Annotated[
@@ -100,7 +100,7 @@ def chat(
     options = ChatOptions(
         directory=directory,
         model=ModelOptions(
-            name=model or settings.model or NANO,
+            name=model or settings.chat_model or settings.model or NANO,
             effort=effort,
             temperature=temperature,
             top_p=top_p,

@@ -19,7 +19,7 @@ from dsv4_agent.headless.options import OutputFormat, RunOptions
 from dsv4_agent.headless.prompt_input import PromptSource
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
 from dsv4_agent.permissions.rules import Rule, RuleError, parse_rules
-from dsv4_agent.workbench.model_options import NANO, Effort, EngineChoice, ModelOptions
+from dsv4_agent.workbench.model_options import Effort, EngineChoice, ModelOptions
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
@@ -70,15 +70,16 @@ def run(
         Path, typer.Option("-C", "--cd", metavar="DIR", help="Work in this directory.")
     ] = Path(),
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--model",
             "-m",
             envvar="DSV4_MODEL",
-            metavar="nano|PATH|scripted:FILE",
-            help="The built-in model, a checkpoint folder, or a script that plays one (dsv4 help scripted).",
+            metavar="nano|PATH|NAME|scripted:FILE",
+            help="The built-in model, a checkpoint folder, a server (dsv4 model list), or a played script "
+            "(dsv4 help scripted). Default: model of your settings, else nano.",
         ),
-    ] = NANO,
+    ] = None,
     output_format: Annotated[
         OutputFormat, typer.Option("--output-format", help="What stdout carries (dsv4 help events).")
     ] = OutputFormat.TEXT,
@@ -199,7 +200,7 @@ def run(
     ] = False,
     ignore_user_config: Annotated[
         bool,
-        typer.Option("--ignore-user-config", help="No user settings (of them, run reads only [engine])."),
+        typer.Option("--ignore-user-config", help="No user settings (run reads model, [models], [engine])."),
     ] = False,
 ) -> None:
     """Do one task without a screen: the answer on stdout, progress on stderr (dsv4 help exit-codes)."""

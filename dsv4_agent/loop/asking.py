@@ -67,6 +67,7 @@ class Asking:
             tools=self.toolbox.functions,
             temperature=preset.temperature,
             top_p=preset.top_p,
+            min_p=preset.min_p,
             seed=self.seed,
             thinking_budget=preset.thinking_budget,
             effort=preset.effort,

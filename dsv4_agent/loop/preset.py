@@ -35,6 +35,7 @@ class Preset:
     dialect: Dialect = Dialect.V4
     temperature: float = 1.0
     top_p: float = 0.95
+    min_p: float = 0.0
     max_tokens_per_turn: int = 65_536
     thinking_budget: int | None = None
     grammar: GrammarMode = GrammarMode.ON

@@ -10,7 +10,11 @@ from dsv4_agent.dsml.dialect import GrammarMode
 from dsv4_model.accounting import CacheFormat
 
 NANO: Final = "nano"
-"""Name of the built-in model."""
+"""Name of the model that is built in."""
+ENVIRONMENT: Final = "server"
+"""Name of the server that `DSV4_BASE_URL` tells of."""
+BUILT_IN: Final = "deepseek"
+"""Name of the profile of DeepSeek's hosted API."""
 
 
 class Effort(StrEnum):
@@ -42,9 +46,9 @@ class EngineChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
-    """Which model, and how it is sampled. `None` means: the model's own default."""
+    """Which model, and how it is sampled. `None` means: the model's own default; as a name, the user's."""
 
-    name: str = NANO
+    name: str | None = None
     effort: Effort | None = None
     temperature: float | None = None
     top_p: float | None = None

@@ -1,101 +1,95 @@
-"""From `--model` to a backend and the preset that goes with it."""
+"""From `--model` to a backend and the preset that goes with it: one way for each kind of model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from dsv4_agent.backends.base import Backend
 from dsv4_agent.backends.inprocess import InProcessBackend
-from dsv4_agent.dsml.dialect import Thinking
 from dsv4_agent.loop.events import Subtype
-from dsv4_agent.loop.preset import Preset, default_preset, nano_preset
-from dsv4_agent.permissions.rules import RuleError, parse_rule
+from dsv4_agent.loop.preset import default_preset, nano_preset
 from dsv4_agent.workbench.engines import open_engine
 from dsv4_agent.workbench.failures import RunFailure
-from dsv4_agent.workbench.model_options import NANO, Effort, ModelOptions
+from dsv4_agent.workbench.model_options import ENVIRONMENT, NANO, ModelOptions
+from dsv4_agent.workbench.opened_model import OpenedModel, effort_of, with_effort, with_options
+from dsv4_agent.workbench.settings import Settings, SettingsError, load_settings
+from dsv4_tools.environment import withhold
+
+if TYPE_CHECKING:
+    from dsv4_agent.workbench.model_profiles import KnownProfile
+
+__all__ = ["OpenedModel", "effort_of", "open_model", "with_effort"]
 
 _SCRIPTED: Final = "scripted:"
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedModel:
-    """A model that is ready to answer. `notes` are lines for the user."""
-
-    backend: Backend
-    preset: Preset
-    notes: tuple[str, ...] = ()
-
-
 def open_model(options: ModelOptions) -> OpenedModel:
-    """Load the model. Raises `RunFailure`: 52 for one that isn't there, 1 for a damaged checkpoint."""
-    if options.name.startswith(_SCRIPTED):
-        backend = _scripted(Path(options.name.removeprefix(_SCRIPTED)))
-        return _with_options(backend, default_preset(), options)
-    if options.name != NANO and not Path(options.name).is_dir():
-        cause = f"there is no model {options.name!r}"
-        raise RunFailure(Subtype.CONFIG, cause, "Use nano, a checkpoint folder, or scripted:FILE.")
-    backend, is_nano = _in_process(options)
-    opened = _with_options(backend, nano_preset() if is_nano else default_preset(), options)
-    notice = backend.notice
-    return opened if notice is None else replace(opened, notes=(notice, *opened.notes))
+    """Load the model, or find the server that has it.
+
+    Raises `RunFailure`: 52 for one that isn't there, 41 for a server that can't be reached or refuses the
+    key, 1 for a damaged checkpoint.
+    """
+    settings = _settings(options)
+    name = options.name or settings.model or NANO
+    if name.startswith(_SCRIPTED):
+        return _scripted(Path(name.removeprefix(_SCRIPTED)), options)
+    profiles = _profiles(settings)
+    if (known := profiles.get(name)) is not None:
+        from dsv4_agent.workbench.server_models import open_server
+
+        return open_server(known, options)
+    if name != NANO and not Path(name).is_dir():
+        raise _unknown(name, profiles)
+    return _in_process(name, options)
 
 
-def with_effort(preset: Preset, effort: Effort) -> Preset:
-    """The preset with another effort. Raises `RunFailure` for a model that has only one."""
-    if preset.name == NANO:
-        cause = "the built-in model was trained with one way of thinking"
-        raise RunFailure(Subtype.CONFIG, cause, "Effort is for real V4 models.")
-    if effort is Effort.OFF:
-        return replace(preset, thinking=Thinking.CHAT, effort=None)
-    return replace(preset, thinking=Thinking.THINKING, effort=effort.value)
-
-
-def effort_of(preset: Preset) -> str:
-    """How hard a preset thinks, in a word for people."""
-    return Effort.OFF.value if preset.thinking is Thinking.CHAT else preset.effort or "default"
-
-
-def _with_options(backend: Backend, preset: Preset, options: ModelOptions) -> OpenedModel:
-    notes: list[str] = []
-    preset = replace(preset, grammar=options.grammar)
-    if options.effort is not None and preset.name == NANO:
-        notes.append("the built-in model was trained with one way of thinking: --effort has no effect")
-    elif options.effort is not None:
-        preset = with_effort(preset, options.effort)
-    if options.temperature is not None:
-        preset = replace(preset, temperature=options.temperature)
-    if options.top_p is not None:
-        preset = replace(preset, top_p=options.top_p)
-    if options.tools is not None:
-        preset = replace(preset, tools=_tool_names(options.tools))
-    return OpenedModel(backend, preset, tuple(notes))
-
-
-def _tool_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Our names for tools that may be called by the names other agents use (`Bash`, `Read`)."""
+def _settings(options: ModelOptions) -> Settings:
     try:
-        return tuple(dict.fromkeys(parse_rule(name).tool for name in names))
-    except RuleError as error:
-        raise RunFailure(
-            Subtype.INPUT, str(error), "Give names to --tools, rules to --allowed-tools."
-        ) from error
+        return load_settings() if options.engine.user_settings else Settings()
+    except SettingsError as error:
+        raise RunFailure(Subtype.CONFIG, str(error)) from error
 
 
-def _scripted(path: Path) -> Backend:
+def _profiles(settings: Settings) -> Mapping[str, KnownProfile]:
+    """Every profile; from here on no tool sees a variable that holds a key of one."""
+    from dsv4_agent.workbench.model_profiles import all_profiles, key_variables
+
+    try:
+        profiles = all_profiles(settings.models, os.environ)
+    except SettingsError as error:
+        raise RunFailure(Subtype.CONFIG, str(error)) from error
+    withhold(key_variables(profiles.values()))
+    return profiles
+
+
+def _unknown(name: str, profiles: Mapping[str, KnownProfile]) -> RunFailure:
+    if name == ENVIRONMENT:
+        cause = "--model server is the server of DSV4_BASE_URL, which isn't set"
+        return RunFailure(Subtype.CONFIG, cause, "Set it, or see dsv4 model add.")
+    known = ", ".join(sorted(profiles))
+    remedy = f"Use nano, a checkpoint folder, scripted:FILE or a server: {known} (dsv4 model add makes more)."
+    return RunFailure(Subtype.CONFIG, f"there is no model {name!r}", remedy)
+
+
+def _scripted(path: Path, options: ModelOptions) -> OpenedModel:
     from dsv4_agent.backends.scripted import ScriptedBackend, ScriptError
 
     try:
-        return ScriptedBackend.from_file(path)
+        backend = ScriptedBackend.from_file(path)
     except ScriptError as error:
         raise RunFailure(Subtype.CONFIG, str(error), "See dsv4 help scripted.") from error
+    return with_options(backend, default_preset(), options)
 
 
-def _in_process(options: ModelOptions) -> tuple[InProcessBackend, bool]:
-    opened = open_engine(options.name, options.engine)
+def _in_process(name: str, options: ModelOptions) -> OpenedModel:
+    opened = open_engine(name, options.engine)
     try:
         backend = InProcessBackend(opened.engine, keeps=opened.choice.keep_conversations)
     except MemoryError as error:
         raise RunFailure(Subtype.MODEL, str(error)) from error
-    return backend, opened.is_nano
+    ready = with_options(backend, nano_preset() if opened.is_nano else default_preset(), options)
+    notice = backend.notice
+    return ready if notice is None else replace(ready, notes=(notice, *ready.notes))

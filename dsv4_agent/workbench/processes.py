@@ -15,18 +15,32 @@ import time
 from pathlib import Path
 from typing import Final
 
-_PR_SET_CHILD_SUBREAPER: Final = 36  # <linux/prctl.h>
+_PR_SET_DUMPABLE: Final = 4  # <linux/prctl.h>
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _STEP: Final = 0.02  # seconds
 
 
 def adopt_orphans() -> None:
     """Make orphaned descendants children of this process (Linux; elsewhere nothing happens)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def hide_memory() -> None:
+    """Keep memory and first environment from other processes of this user, commands of tools among them.
+
+    `/proc/PID/environ` shows the environment that a process began with, whatever was removed since. Linux;
+    elsewhere nothing happens. What is started from here is as open as ever.
+    """
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def _prctl(option: int, value: int) -> None:
     if not sys.platform.startswith("linux"):
         return
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 def descendants(root: int | None = None) -> dict[int, int]:

@@ -1,5 +1,8 @@
 """The user's own settings: one TOML file in the user's configuration folder, never one of a repository.
 
+model = "nano"               # what --model is when it isn't given: nano, a folder, or a name of [models]
+[models.flash]               # see model_profiles
+base_url = "http://127.0.0.1:8000/v1"
 [tui]
 theme = "dsv4-dark"          # dsv4-light, dsv4-contrast
 reduced_motion = false
@@ -23,31 +26,35 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import platformdirs
 
 from dsv4_agent.workbench.model_options import EngineChoice
 from dsv4_agent.workbench.private_file import write_private
+from dsv4_agent.workbench.settings_error import SettingsError
 from dsv4_agent.workbench.sizes import parse_size
 from dsv4_model.accounting import CacheFormat
+
+if TYPE_CHECKING:
+    from dsv4_agent.workbench.model_profiles import KnownProfile
+
+__all__ = ["FILE", "Settings", "SettingsError", "config_directory", "load_settings", "save_theme"]
 
 FILE = "config.toml"
 T = TypeVar("T", str, bool)
 
 
-class SettingsError(Exception):
-    """The file can't be read or says something unknown; one line with the cause and the remedy."""
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user prefers. None means: the program's default."""
+    """What the user prefers. None means: the program's default. `chat_model` is for the chat alone."""
 
     theme: str | None = None
     reduced_motion: bool = False
     model: str | None = None
+    chat_model: str | None = None
     permission_mode: str | None = None
+    models: Mapping[str, KnownProfile] = field(default_factory=dict)
     engine: EngineChoice = field(default_factory=EngineChoice)
     keys: Mapping[str, str] = field(default_factory=dict)
 
@@ -69,17 +76,27 @@ def load_settings(path: Path | None = None) -> Settings:
         raise SettingsError(f"{path} can't be read: {error}; mend or remove it") from error
     tui, chat = _table(path, data, "tui"), _table(path, data, "chat")
     keys, engine = _table(path, data, "keys"), _table(path, data, "engine")
-    _only(path, data, {"tui", "chat", "engine", "keys"})
+    _only(path, data, {"model", "models", "tui", "chat", "engine", "keys"})
     _only(path, tui, {"theme", "reduced_motion"}, "tui")
     _only(path, chat, {"model", "permission_mode"}, "chat")
     return Settings(
         theme=_value(path, tui, "theme", str),
         reduced_motion=_value(path, tui, "reduced_motion", bool) or False,
-        model=_value(path, chat, "model", str),
+        model=_value(path, data, "model", str),
+        chat_model=_value(path, chat, "model", str),
         permission_mode=_value(path, chat, "permission_mode", str),
+        models=_models(path, _table(path, data, "models")),
         engine=_engine(path, engine),
         keys={name: key for name in keys if (key := _value(path, keys, name, str)) is not None},
     )
+
+
+def _models(path: Path, tables: Mapping[str, object]) -> Mapping[str, KnownProfile]:
+    if not tables:
+        return {}
+    from dsv4_agent.workbench.model_profiles import read_profiles  # pydantic: not for who has no servers
+
+    return read_profiles(tables, path)
 
 
 def _engine(path: Path, table: Mapping[str, object]) -> EngineChoice:

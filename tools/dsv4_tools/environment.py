@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 _SECRET = re.compile(
@@ -25,6 +25,7 @@ _DROPPED = frozenset(
     }
     | {"PS4", "LESSOPEN", "LESSCLOSE", "OLDPWD"}
 )
+_withheld: set[str] = set()
 _FIXED = {
     "TERM": "dumb",
     "PAGER": "cat",
@@ -42,12 +43,20 @@ def is_secret_name(name: str) -> bool:
     return _SECRET.search(name) is not None
 
 
+def withhold(names: Iterable[str]) -> None:
+    """Never hand these variables to a command from now on: they hold secrets, whatever they are called."""
+    _withheld.update(names)
+
+
 def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
     """`environment` without secrets, Git and dsv4 variables and start-up hooks, made non-interactive."""
     kept = {
         name: value
         for name, value in environment.items()
-        if name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES) and not is_secret_name(name)
+        if name not in _DROPPED
+        and name not in _withheld
+        and not name.startswith(_DROPPED_PREFIXES)
+        and not is_secret_name(name)
     }
     return {**kept, **_FIXED}
 
