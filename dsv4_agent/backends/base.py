@@ -43,8 +43,8 @@ class ModelError(Exception):
 class BackendInfo:
     """Who answers. `context_window` is in tokens; `tokenizes` says that `encode` returns ids.
 
-    `renders` says that it makes the prompt itself, out of messages: effort is a word of the request there, and
-    no text of the opening.
+    `renders` says that it makes the prompt itself, out of messages: effort is a word of the request there,
+    and no text of the opening.
     """
 
     id: str
