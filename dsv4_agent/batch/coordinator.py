@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TypeVar
 
 from dsv4_agent.batch.checkouts import Checkouts
+from dsv4_agent.batch.choices import Conflicts, Delivery
 from dsv4_agent.batch.commands import Commands
 from dsv4_agent.batch.delivery import copy_patches, deliver_branches
 from dsv4_agent.batch.events import (
@@ -32,7 +33,6 @@ from dsv4_agent.batch.items import Item
 from dsv4_agent.batch.job import Job, ModelChoice
 from dsv4_agent.batch.ledger import Ledger, final_states
 from dsv4_agent.batch.naming import message_of, with_trailers
-from dsv4_agent.batch.plan import Conflicts, Delivery
 from dsv4_agent.batch.runs import RunFolder, item_name
 from dsv4_agent.batch.states import ItemResult, Spent, State
 from dsv4_agent.batch.trees import Trees

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from dsv4_agent.batch.checkouts import Checkouts
+from dsv4_agent.batch.choices import Delivery
 from dsv4_agent.batch.integration import WORKTREE
 from dsv4_agent.batch.items import Item
 from dsv4_agent.batch.ledger import Ledger
 from dsv4_agent.batch.naming import branch_of, joined_message, message_of, with_trailers
-from dsv4_agent.batch.plan import Delivery
 from dsv4_agent.batch.runs import RunFolder
 from dsv4_agent.batch.states import ItemResult, State
 from dsv4_agent.batch.trees import Trees

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dsv4_agent.batch.choices import Delivery
 from dsv4_agent.batch.items import Item
-from dsv4_agent.batch.plan import Delivery, Plan
+from dsv4_agent.batch.plan import Plan
 from dsv4_agent.batch.template import Template
 
 _SUBJECT = 72

@@ -13,12 +13,12 @@ item's values (see `template`).
 from __future__ import annotations
 
 import tomllib
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from dsv4_agent.batch.choices import Conflicts, Delivery
 from dsv4_agent.batch.template import Template, TemplateError
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
 
@@ -28,22 +28,6 @@ SIZE_LIMIT = 4_000_000
 
 class PlanError(Exception):
     """The plan can't be used; one line: the cause, then the remedy."""
-
-
-class Delivery(StrEnum):
-    """What a batch leaves behind: patch files, a branch of one commit, of a commit an item, a branch each."""
-
-    PATCHES = "patches"
-    BRANCH = "branch"
-    COMMITS = "commits"
-    BRANCHES = "branches"
-
-
-class Conflicts(StrEnum):
-    """An item whose patch no longer applies: report it, or do the item again on what is integrated."""
-
-    REPORT = "report"
-    REDO = "redo"
 
 
 def _listed(value: object) -> object:

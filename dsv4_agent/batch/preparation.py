@@ -9,12 +9,13 @@ from pathlib import Path
 
 from dsv4_agent.batch import items as sources
 from dsv4_agent.batch.checkouts import Base, branch_is_valid
+from dsv4_agent.batch.choices import Delivery
 from dsv4_agent.batch.commands import Commands
 from dsv4_agent.batch.items import Item, Source
 from dsv4_agent.batch.job import Job, ModelChoice
 from dsv4_agent.batch.ledger import Charter
 from dsv4_agent.batch.naming import branch_of, message_of
-from dsv4_agent.batch.plan import Delivery, Plan, PlanError
+from dsv4_agent.batch.plan import Plan, PlanError
 from dsv4_agent.batch.template import TemplateError
 from dsv4_agent.permissions.rules import RuleError, parse_rules
 from dsv4_agent.workbench.exit_codes import OwnSubtype

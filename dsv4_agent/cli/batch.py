@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from dsv4_agent.batch.plan import Conflicts, Delivery
+from dsv4_agent.batch.choices import Conflicts, Delivery
 from dsv4_agent.cli.batch_upkeep import check, clean, listed, schema
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
 from dsv4_agent.workbench.model_options import Effort

@@ -7,7 +7,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from dsv4_agent.batch.plan import Delivery, PlanError, load_plan, parse_plan, plan_schema
+from dsv4_agent.batch.choices import Delivery
+from dsv4_agent.batch.plan import PlanError, load_plan, parse_plan, plan_schema
 
 SMALLEST = """
 prompt = "Rename {old} to {new} everywhere"

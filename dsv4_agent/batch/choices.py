@@ -1,0 +1,21 @@
+"""Choices of a plan that command lines offer; light."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Delivery(StrEnum):
+    """What a batch leaves behind: patch files, a branch of one commit, of a commit an item, a branch each."""
+
+    PATCHES = "patches"
+    BRANCH = "branch"
+    COMMITS = "commits"
+    BRANCHES = "branches"
+
+
+class Conflicts(StrEnum):
+    """An item whose patch no longer applies: report it, or do the item again on what is integrated."""
+
+    REPORT = "report"
+    REDO = "redo"
