@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 
 from dsv4_agent.batch.executor import Assignment, ItemProgress
+from dsv4_agent.batch.job import Job
+from dsv4_agent.batch.model_host import ModelHost
 from dsv4_agent.batch.states import ItemResult, State
 from dsv4_agent.batch.strays import end_strays
 
@@ -20,24 +22,32 @@ _CRASHES = 3
 
 
 class LocalExecutor:
-    """Workers are children of this process and die with it. `environment` is added to theirs."""
+    """Workers are children of this process and die with it.
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        self._environment = dict(environment or {})
+    With `host` they share one model, which is loaded when the first item needs it; else each opens its own.
+    """
+
+    def __init__(self, host: ModelHost | None = None) -> None:
+        self._host = host
         self._running: set[Process] = set()
 
     async def run(self, assignment: Assignment) -> AsyncIterator[ItemProgress | ItemResult]:
         """Do an item; a worker that dies is followed by another, which goes on where it was."""
         item, job = assignment.item, assignment.job
+        environment: Mapping[str, str] = {}
+        if self._host is not None:
+            await self._host.start()
+            job = job.model_copy(update={"model": self._host.choice})
+            environment = self._host.environment
         said = ""
         for crash in range(_CRASHES):
             await asyncio.to_thread(end_strays, job.worktree)
             fresh = crash == 0 and not assignment.resumes
             if fresh or not job.worktree.is_dir():
                 await asyncio.to_thread(assignment.checkouts.worktree, assignment.name, assignment.commit)
-            process = await self._start()
+            process = await self._start(environment)
             try:
-                async for report in self._reports(process, assignment):
+                async for report in self._reports(process, job):
                     yield report
                     if isinstance(report, ItemResult):
                         return
@@ -52,8 +62,10 @@ class LocalExecutor:
     async def close(self) -> None:
         for process in list(self._running):
             await self._end(process)
+        if self._host is not None:
+            await self._host.close()
 
-    async def _start(self) -> Process:
+    async def _start(self, environment: Mapping[str, str]) -> Process:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -61,19 +73,17 @@ class LocalExecutor:
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
-            env={**os.environ, **self._environment},
+            env={**os.environ, **environment},
             limit=_LINE_LIMIT,
             start_new_session=True,
         )
         self._running.add(process)
         return process
 
-    async def _reports(
-        self, process: Process, assignment: Assignment
-    ) -> AsyncIterator[ItemProgress | ItemResult]:
+    async def _reports(self, process: Process, job: Job) -> AsyncIterator[ItemProgress | ItemResult]:
         assert process.stdin is not None and process.stdout is not None
         with suppress(BrokenPipeError, ConnectionResetError):
-            process.stdin.write(assignment.job.model_dump_json().encode() + b"\n")
+            process.stdin.write(job.model_dump_json().encode() + b"\n")
             await process.stdin.drain()
             process.stdin.close()
         async for line in process.stdout:
@@ -82,7 +92,7 @@ class LocalExecutor:
                 if "result" in data:
                     yield ItemResult.from_json(data["result"])
                     return
-                yield ItemProgress(assignment.item.id, str(data["progress"]))
+                yield ItemProgress(job.id, str(data["progress"]))
 
     async def _end(self, process: Process) -> None:
         """Its journals are written ahead, so nothing is lost by the hard way."""

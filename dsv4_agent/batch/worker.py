@@ -6,14 +6,13 @@ It dies with its parent, and what it started is found by where it works.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable
 
 from dsv4_agent.batch.job import Job
+from dsv4_agent.batch.parent import die_with_parent
 from dsv4_agent.batch.procedure import Procedure
 from dsv4_agent.batch.states import ItemResult, State
 from dsv4_agent.session.journal import JournalError
@@ -22,12 +21,10 @@ from dsv4_agent.workbench.model_options import Effort, ModelOptions
 from dsv4_agent.workbench.models import open_model
 from dsv4_tools.sandbox.base import SandboxUnavailable
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main() -> int:
     """Do the job of stdin. The exit code is 0 when there is a result, whatever it says."""
-    _die_with_parent()
+    die_with_parent()
     job = Job.model_validate_json(sys.stdin.buffer.readline())
     output = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace", buffering=1)
     os.dup2(2, 1)  # what a library prints must not be taken for a report
@@ -55,15 +52,6 @@ async def _work(job: Job, say: Callable[[str], None]) -> ItemResult:
         return await Procedure(job, opened.backend, opened.preset, say).run()
     finally:
         await opened.backend.close()
-
-
-def _die_with_parent() -> None:
-    """A coordinator that is killed must not leave workers that go on unseen."""
-    parent = os.getppid()
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 if __name__ == "__main__":

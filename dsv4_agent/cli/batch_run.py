@@ -113,14 +113,16 @@ def _resumed(given: Given) -> Begun:
 
 def _settings(given: Given, begun: Begun) -> Settings:
     from dsv4_agent.batch.local import LocalExecutor
+    from dsv4_agent.batch.model_host import ModelHost, can_host
 
     plan = begun.ledger.charter.plan
     if given.executor != "local":
         cause = f"there is no executor {given.executor!r}"
         raise RunFailure(Subtype.INPUT, cause, "Use local.")
     model = ModelChoice(name=plan.model or "nano", effort=plan.effort, temperature=plan.temperature)
+    host = ModelHost(model, plan.jobs) if can_host(model.name) else None
     return Settings(
-        executor=LocalExecutor(),
+        executor=LocalExecutor(host),
         model=model,
         allowed_failures=given.allow_failures,
         reports=tuple(parse_report(text) for text in given.reports),

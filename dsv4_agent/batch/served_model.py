@@ -1,0 +1,28 @@
+"""`dsv4 serve` as a batch starts it: gone when the batch is."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from dsv4_agent.batch.parent import die_with_parent
+from dsv4_agent.server.launch import execute
+from dsv4_agent.server.options import ServeOptions
+from dsv4_agent.workbench.model_options import EngineChoice
+
+TOKEN = "DSV4_SERVE_TOKEN"
+
+
+def main() -> int:
+    """Serve the model named by the first argument, as many sequences at once as the second says."""
+    die_with_parent()
+    model, sequences = sys.argv[1], int(sys.argv[2])
+    engine = EngineChoice(keep_conversations=False)
+    options = ServeOptions(
+        model=model, token=os.environ[TOKEN], sequences=sequences, queue=sequences * 4, engine=engine
+    )
+    return execute(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
