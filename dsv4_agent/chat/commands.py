@@ -80,7 +80,10 @@ class Commands:
             current = self._dialogue.status.model
             text = "The built-in model, a checkpoint folder, or scripted:FILE, as with --model."
             return [out.Say("info", f"{current} answers now. /model NAME takes another: {text}")]
-        self._dialogue.load_model(ModelOptions(name=name, engine=self._dialogue.options.model.engine))
+        given = self._dialogue.options.model
+        self._dialogue.load_model(
+            ModelOptions(name=name, engine=given.engine, local_server=given.local_server)
+        )
         return []
 
     async def effort(self, text: str) -> Sequence[out.Outcome]:

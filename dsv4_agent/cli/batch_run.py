@@ -22,6 +22,8 @@ from dsv4_agent.session.journal import JournalError
 from dsv4_agent.workbench.exit_codes import ExitCode
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.git_command import top_level
+from dsv4_agent.workbench.model_options import ModelOptions
+from dsv4_agent.workbench.models import choose_model
 from dsv4_agent.workbench.plain_text import plain, plain_line
 
 
@@ -97,6 +99,7 @@ def _prepared(given: Given) -> Prepared:
 
 def _begun(given: Given) -> Begun:
     prepared = _prepared(given)
+    choose_model(ModelOptions(name=prepared.charter.plan.model))  # an unknown one begins nothing
     for note in prepared.notes:
         print(f"dsv4: note: {plain_line(note)}", file=sys.stderr)
     return begin(prepared.charter)
@@ -119,7 +122,8 @@ def _settings(given: Given, begun: Begun) -> Settings:
     if given.executor != "local":
         cause = f"there is no executor {given.executor!r}"
         raise RunFailure(Subtype.INPUT, cause, "Use local.")
-    model = ModelChoice(name=plan.model or "nano", effort=plan.effort, temperature=plan.temperature)
+    name, _ = choose_model(ModelOptions(name=plan.model))
+    model = ModelChoice(name=name, effort=plan.effort, temperature=plan.temperature)
     host = ModelHost(model, plan.jobs) if can_host(model.name) else None
     return Settings(
         executor=LocalExecutor(host),

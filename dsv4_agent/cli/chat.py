@@ -13,6 +13,7 @@ from dsv4_agent.cli.engine_options import (
     CacheFormatOption,
     DeviceOption,
     MemoryBudgetOption,
+    NoServerOption,
     ThreadsOption,
 )
 from dsv4_agent.cli.front_end import wants_plain
@@ -80,6 +81,7 @@ def chat(
     memory_budget: MemoryBudgetOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
+    no_server: NoServerOption = False,
     plain: Annotated[
         bool,
         typer.Option(
@@ -100,6 +102,7 @@ def chat(
     options = ChatOptions(
         directory=directory,
         model=ModelOptions(
+            local_server=not no_server,
             name=model or settings.chat_model or settings.model or NANO,
             effort=effort,
             temperature=temperature,

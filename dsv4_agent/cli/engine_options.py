@@ -42,3 +42,11 @@ DeviceOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="CPU threads. Default: one a physical core.")
 ]
+NoServerOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-server",
+        envvar="DSV4_NO_SERVER",
+        help="Load the model here, even where a dsv4 serve of yours has it already.",
+    ),
+]

@@ -12,6 +12,7 @@ from dsv4_agent.cli.engine_options import (
     CacheFormatOption,
     DeviceOption,
     MemoryBudgetOption,
+    NoServerOption,
     ThreadsOption,
 )
 from dsv4_agent.dsml.dialect import GrammarMode
@@ -165,6 +166,7 @@ def run(
     memory_budget: MemoryBudgetOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
+    no_server: NoServerOption = False,
     patch: Annotated[
         Path | None,
         typer.Option("--patch", metavar="FILE", help="Write what the run changed as a git patch."),
@@ -208,6 +210,7 @@ def run(
         prompt=PromptSource(prompt, prompt_file),
         directory=directory,
         model=ModelOptions(
+            local_server=not no_server,
             name=model,
             effort=effort,
             temperature=temperature,

@@ -46,9 +46,13 @@ class EngineChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
-    """Which model, and how it is sampled. `None` means: the model's own default; as a name, the user's."""
+    """Which model, and how it is sampled. `None` means: the model's own default; as a name, the user's.
+
+    `local_server` allows a `dsv4 serve` that runs already to answer for a model of this machine.
+    """
 
     name: str | None = None
+    local_server: bool = True
     effort: Effort | None = None
     temperature: float | None = None
     top_p: float | None = None

@@ -21,7 +21,7 @@ from dsv4_tools.environment import withhold
 if TYPE_CHECKING:
     from dsv4_agent.workbench.model_profiles import KnownProfile
 
-__all__ = ["OpenedModel", "effort_of", "open_model", "with_effort"]
+__all__ = ["OpenedModel", "choose_model", "effort_of", "open_model", "with_effort"]
 
 _SCRIPTED: Final = "scripted:"
 
@@ -32,18 +32,33 @@ def open_model(options: ModelOptions) -> OpenedModel:
     Raises `RunFailure`: 52 for one that isn't there, 41 for a server that can't be reached or refuses the
     key, 1 for a damaged checkpoint.
     """
+    name, profile = choose_model(options)
+    if name.startswith(_SCRIPTED):
+        return _scripted(Path(name.removeprefix(_SCRIPTED)), options)
+    if profile is not None:
+        from dsv4_agent.workbench.server_models import open_server
+
+        return open_server(profile, options)
+    from dsv4_agent.workbench.warm_models import open_warm
+
+    return open_warm(name, options) or _in_process(name, options)
+
+
+def choose_model(options: ModelOptions) -> tuple[str, KnownProfile | None]:
+    """The model's name, the user's own where none was given, and its profile if it is behind a server.
+
+    Nothing is loaded. Raises `RunFailure` (52) for a name that stands for nothing.
+    """
     settings = _settings(options)
     name = options.name or settings.model or NANO
     if name.startswith(_SCRIPTED):
-        return _scripted(Path(name.removeprefix(_SCRIPTED)), options)
+        return name, None
     profiles = _profiles(settings)
     if (known := profiles.get(name)) is not None:
-        from dsv4_agent.workbench.server_models import open_server
-
-        return open_server(known, options)
+        return name, known
     if name != NANO and not Path(name).is_dir():
         raise _unknown(name, profiles)
-    return _in_process(name, options)
+    return name, None
 
 
 def _settings(options: ModelOptions) -> Settings:
