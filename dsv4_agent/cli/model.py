@@ -1,4 +1,4 @@
-"""`dsv4 model`: look at a model without running it. `info` says what it costs and whether it fits here."""
+"""`dsv4 model`: the models there are, what they cost, whether they fit and whether they answer."""
 
 from __future__ import annotations
 
@@ -8,24 +8,30 @@ from typing import Annotated
 import typer
 
 from dsv4_agent.cli.model_export import export
+from dsv4_agent.cli.model_profiles import add, list_models, remove, test, use
 from dsv4_agent.cli.model_routing import routing
 from dsv4_model.accounting import CacheFormat
 
 app = typer.Typer(
-    help="Look at models: what they cost and whether they fit.",
+    help="Models: those there are, what they cost, whether they fit, servers that have them.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 """Other subcommands are functions of their own files, added here with `app.command()`."""
+app.command("list")(list_models)
+app.command()(add)
+app.command()(use)
+app.command()(remove)
+app.command()(test)
 app.command()(export)
 app.command()(routing)
 
 
 @app.callback()
 def _group() -> None:
-    """Look at models: what they cost and whether they fit."""
+    """Models: those there are, what they cost, whether they fit, servers that have them."""
 
 
 @app.command()
