@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class Commands:
     async def model(self, name: str) -> Sequence[out.Outcome]:
         if not name:
             current = self._dialogue.status.model
-            text = "The built-in model, a checkpoint folder, or scripted:FILE, as with --model."
+            text = "The built-in model, a checkpoint folder, a server of dsv4 model list, or scripted:FILE."
             return [out.Say("info", f"{current} answers now. /model NAME takes another: {text}")]
         given = self._dialogue.options.model
         self._dialogue.load_model(
@@ -208,7 +209,8 @@ class Commands:
         return [out.UseTheme(name)]
 
     async def doctor(self, _: str) -> Sequence[out.Outcome]:
-        return [out.Page("Doctor", doctor_page(self._dialogue.status))]
+        page = await asyncio.to_thread(doctor_page, self._dialogue.status, os.environ)
+        return [out.Page("Doctor", page)]
 
     async def quit(self, _: str) -> Sequence[out.Outcome]:
         return [out.Quit()]

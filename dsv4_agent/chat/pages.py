@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-import sys
 from collections.abc import Iterable, Mapping
 
 from dsv4_agent.chat.status import Status
-from dsv4_agent.session.session import state_directory
-from dsv4_agent.version import __version__
-from dsv4_agent.workbench.money import price
-from dsv4_agent.workbench.settings import FILE, config_directory
+from dsv4_agent.workbench.doctor import own_folders, surroundings
+from dsv4_agent.workbench.findings import Finding, Grade, as_lines
 from dsv4_agent.workbench.sizes import size
 
 _KINDS: Mapping[str, str] = {
@@ -80,24 +74,15 @@ def context_page(status: Status) -> str:
     return "\n".join([*lines, f"  {'all':<15} {size(total):>10}   {each}"])
 
 
-def doctor_page(status: Status) -> str:
-    """Whether this machine and terminal have what dsv4 can use."""
-    checks = {
-        "dsv4": __version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "git": shutil.which("git") or "missing: install git",
-        "bubblewrap": shutil.which("bwrap") or "missing: commands run without a sandbox; install bubblewrap",
-        "ripgrep": shutil.which("rg") or "missing: searches use the slower built-in one",
-        "terminal": f"{os.environ.get('TERM', '?')} {os.environ.get('COLORTERM', '')}".strip(),
-        "encoding": sys.getfilesystemencoding(),
-        "model": f"{status.model} ({status.backend or 'not loaded'})",
-        "window": f"{status.window:,} tokens",
-        "sandbox": status.sandbox or "not known before the first prompt",
-        "settings": str(config_directory() / FILE),
-        "sessions": str(state_directory() / "sessions"),
-    }
-    return "\n".join(f"  {name:<12} {value}" for name, value in checks.items())
+def doctor_page(status: Status, environment: Mapping[str, str]) -> str:
+    """Whether this machine and terminal have what dsv4 can use, and what answers now. Blocks."""
+    now = [
+        Finding("model", Grade.OK, f"{status.model} ({status.backend or 'not loaded'})"),
+        Finding("window", Grade.OK, f"{status.window:,} tokens"),
+        Finding("in use", Grade.OK, status.sandbox or "no sandbox chosen before the first prompt"),
+    ]
+    rows = as_lines([*surroundings(environment), *own_folders(), *now])
+    return "\n".join([*rows, "", "  dsv4 doctor on the command line asks every server as well"])
 
 
 def share(part: int, whole: int) -> str:

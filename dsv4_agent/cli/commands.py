@@ -17,6 +17,7 @@ _MODULES: Final = {
     "serve": "dsv4_agent.cli.serve",
     "demo": "dsv4_agent.cli.demo",
     "model": "dsv4_agent.cli.model",
+    "doctor": "dsv4_agent.cli.doctor",
     "cache": "dsv4_agent.cli.cache",
     "debug": "dsv4_agent.cli.debug",
     "help": "dsv4_agent.cli.help_topics",

@@ -35,10 +35,16 @@ def as_lines(findings: Iterable[Finding]) -> list[str]:
     findings = list(findings)
     width = max((len(finding.name) for finding in findings), default=0)
     return [
-        f"{_MARKS[found.grade]} {plain_line(found.name):<{width}}  {plain_line(found.text)}"
-        + (f". {plain_line(found.remedy)}." if found.remedy else "")
+        f"{_MARKS[found.grade]} {plain_line(found.name):<{width}}  {plain_line(_sentences(found))}"
         for found in findings
     ]
+
+
+def _sentences(found: Finding) -> str:
+    if not found.remedy:
+        return found.text
+    stop = "" if found.remedy.endswith(("?", ".", "!")) else "."
+    return f"{found.text}. {found.remedy}{stop}"
 
 
 def as_data(findings: Iterable[Finding]) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from dsv4_model.kernels import structures as s
 from dsv4_model.kernels.build import BuildError, build, cache_folder, library_name
 
-__all__ = ["NativeUnavailableError", "load_library", "physical_cores"]
+__all__ = ["NativeUnavailableError", "load_library", "packaged_library", "physical_cores"]
 
 _log = logging.getLogger(__name__)
 _PACKAGED = Path(__file__).parent / "built"
@@ -25,6 +25,11 @@ class NativeUnavailableError(Exception):
         self.remedy = remedy
 
 
+def packaged_library() -> Path:
+    """Where the library lies if it was built with the package."""
+    return _PACKAGED / library_name()
+
+
 @lru_cache(maxsize=1)
 def load_library() -> ctypes.CDLL:
     """The library that was built with the package, else the cached one, else one built now.
@@ -34,7 +39,7 @@ def load_library() -> ctypes.CDLL:
     """
     if os.environ.get("DSV4_NATIVE") == "0":
         raise NativeUnavailableError("The native back end is switched off.", "Unset DSV4_NATIVE to use it.")
-    path = _PACKAGED / library_name()
+    path = packaged_library()
     if not path.is_file():
         try:
             path = build(cache_folder())
