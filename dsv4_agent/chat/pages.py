@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dsv4_agent.chat.status import Status
 from dsv4_agent.workbench.doctor import own_folders, surroundings
 from dsv4_agent.workbench.findings import Finding, Grade, as_lines
+from dsv4_agent.workbench.money import price
 from dsv4_agent.workbench.sizes import size
 
 _KINDS: Mapping[str, str] = {
