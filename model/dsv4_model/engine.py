@@ -27,13 +27,14 @@ from dsv4_model.layer_split import LayerSplitError
 from dsv4_model.passes import HostSites, Passes, Piece, Stage
 from dsv4_model.placement import is_apart, placed_by_name
 from dsv4_model.prefix_store import PrefixStore, StoreKey
-from dsv4_model.sequence import Sequence, SyncReport, common_prefix
+from dsv4_model.sequence import Sequence, SyncReport
 from dsv4_model.sequence_errors import (
     ContextOverflowError,
     PrefillCancelledError,
     SequenceError,
     StopReason,
 )
+from dsv4_model.token_prefix import common_prefix
 from dsv4_model.tokenizer import Tokenizer, TokenizerError
 from dsv4_model.transformer import DeepseekV4
 from dsv4_model.weights import LazyExperts, ModelWeights

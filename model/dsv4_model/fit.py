@@ -130,6 +130,10 @@ def judge(
         if place is Place.GPU:
             reasons.append("One GPU's memory holds it all; main memory doesn't.")
             advice.append(f"Run it with --device cuda, or {_SERVE} from the GPU.")
+        elif needs.base + _GPU_RESERVE <= gpu:
+            advice.append(
+                "With --device cuda the GPU runs it; experts that don't fit there stay in main memory."
+            )
         return _fit(Verdict.FITS, needs, machine, reasons, advice, place=place, longest=longest)
     if len(machine.gpus) > 1:
         shares = gpu_shares(config, machine.gpus, context=context, cache=cache, reserve=_GPU_RESERVE)

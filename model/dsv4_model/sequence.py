@@ -17,11 +17,12 @@ from dsv4_model.sampling import SamplingParams
 from dsv4_model.sequence_errors import ContextOverflowError, PrefillCancelledError, SequenceError, StopReason
 from dsv4_model.speculation import Guess, Speculation, SpeculationReport
 from dsv4_model.sync_report import SyncReport
+from dsv4_model.token_prefix import common_prefix
 
 if TYPE_CHECKING:
     from dsv4_model.engine import Engine
 
-__all__ = ["PREFILL_CHUNK", "Sequence", "SyncReport", "common_prefix"]
+__all__ = ["PREFILL_CHUNK", "Sequence", "SyncReport"]
 
 PREFILL_CHUNK = 512
 
@@ -390,15 +391,3 @@ class Sequence:
                 "Encode with the tokenizer of this model.",
             )
         self.engine.check()
-
-
-def common_prefix(a: Ids[int], b: Ids[int]) -> int:
-    """How many tokens both begin with. Compares stretches, because a million single ones take long."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -18,6 +18,7 @@ from dsv4_model.engine import Engine, EngineOptions
 from dsv4_model.passes import Piece, Rows
 from dsv4_model.sampling import SamplingParams
 from dsv4_model.sequence import PREFILL_CHUNK
+from dsv4_model.token_prefix import common_prefix
 from tests.model import released, tiny
 
 NOTHING = torch.empty(0)
@@ -142,3 +143,13 @@ def test_a_long_answer_keeps_milestones_with_and_without_drafts() -> None:
         fresh.sync(sequence.tokens)
         assert sequence.ready is not None and fresh.ready is not None
         assert torch.allclose(sequence.ready, fresh.ready, atol=2e-3, rtol=1e-4)
+
+
+def test_how_far_tokens_agree() -> None:
+    chance = random.Random(3)
+    for length in (0, 1, 2, 7, 1000):
+        tokens = prompt(length)
+        assert common_prefix(tokens, tokens) == common_prefix(tokens, [*tokens, 9]) == length
+        for _ in range(20 if length else 0):
+            at = chance.randrange(length)
+            assert common_prefix(tokens, [*tokens[:at], tokens[at] + 1, *tokens[at + 1 :]]) == at

@@ -120,6 +120,14 @@ def test_gpus() -> None:
         assert verdict.verdict is not Verdict.FITS and verdict.gpu_shares == ()
 
 
+def test_a_gpu_for_all_but_the_experts() -> None:
+    small, large = Gpu("small", 8 * GB, 8 * GB), Gpu("large", 24 * GB, 24 * GB)
+    with_small, with_large = (fit(flash, 200 * GB, gpus=(gpu,)) for gpu in (small, large))
+    assert with_small.place is with_large.place is Place.RAM
+    assert with_small.advice == ()
+    assert any("--device cuda" in line for line in with_large.advice)
+
+
 @pytest.mark.parametrize("config", [flash, pro])
 def test_several_gpus_hold_it_layer_by_layer(config: ModelConfig) -> None:
     needed = sum(weight_bytes(config).values()) + kv_bytes(config, 131_072, COARSE).held
