@@ -1,0 +1,142 @@
+"""One run of one agent: started as a user would, against a server that plays a script."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+from bench.harness.agents import Agent, Place
+from bench.harness.extension import extensions, shared_bytes
+from bench.harness.process_tree import resident_bytes
+from bench.harness.server import ScriptedServer, serving
+
+_LOOK_EVERY = 0.05
+"""Seconds between two looks at the memory."""
+_EDGE = 20
+"""Gaps whose median stands for the beginning, and for the end."""
+
+
+class RunFailedError(Exception):
+    """An agent that didn't do its turns; the message has the end of what it wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one run showed. Times in seconds, sizes in bytes.
+
+    Attributes:
+        start: from the start of the process until its first request was there.
+        early, late: medians of the gaps at the beginning and at the end; a gap is from the end of an answer,
+            which holds one call, until the next request was there.
+        extended: requests that were exact extensions of the one before, of so many that could be.
+        shared: the least share of a body's bytes with which the next one began.
+    """
+
+    turns: int
+    start: float
+    early: float
+    late: float
+    first_request: int
+    last_request: int
+    peak_memory: int
+    extended: tuple[int, int]
+    shared: float
+    aside: int
+
+
+def encoder(tokenizer: str) -> Callable[[str], list[int]]:
+    """Text with structure to ids."""
+    from dsv4_model.tokenizer import Tokenizer
+
+    made = Tokenizer.deepseek_v4() if tokenizer == "deepseek-v4" else Tokenizer.from_file(tokenizer)
+    return lambda text: made.encode(text, structure=True)
+
+
+def measure(agent: Agent, turns: int, seconds: float = 600) -> Figures:
+    """Let the agent do so many turns. Raises `RunFailedError`."""
+    with TemporaryDirectory(prefix="harness-") as folder:
+        workspace, home = Path(folder, "work"), Path(folder, "home")
+        workspace.mkdir()
+        home.mkdir()
+        (workspace / "README.md").write_text("A small repository.\n", encoding="utf-8")
+        _git(workspace, "init", "--quiet")
+        _git(workspace, "add", ".")
+        _git(workspace, "commit", "--quiet", "--message", "begin")
+        return asyncio.run(_measure(agent, turns, home, workspace, seconds))
+
+
+async def _measure(agent: Agent, turns: int, home: Path, workspace: Path, seconds: float) -> Figures:
+    encode = None if agent.tokens is None else encoder(agent.tokens)
+    server = ScriptedServer(turns, agent.tool, agent.arguments, encode, served_by=agent.served_by)
+    async with serving(server):
+        launch = agent.launch(Place(server.url, home, workspace))
+        with (home / "output.txt").open("wb") as output:
+            begun = perf_counter()
+            process = await asyncio.create_subprocess_exec(
+                *launch.command,
+                cwd=workspace,
+                env=_environment(home) | dict(launch.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            peak = await _watched(process, seconds)
+    if len(server.arrivals) <= turns:
+        written = (home / "output.txt").read_text(encoding="utf-8", errors="replace")[-1500:]
+        raise RunFailedError(f"{agent.name}: {len(server.arrivals)} of {turns + 1} requests\n{written}")
+    return _figures(server, begun, peak)
+
+
+async def _watched(process: asyncio.subprocess.Process, seconds: float) -> int:
+    """Wait for the end; the most memory that was seen."""
+    peak = 0
+    try:
+        async with asyncio.timeout(seconds):
+            ended = asyncio.create_task(process.wait())
+            while not ended.done():
+                peak = max(peak, resident_bytes(process.pid))
+                await asyncio.wait({ended}, timeout=_LOOK_EVERY)
+    except TimeoutError:
+        os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+    return peak
+
+
+def _figures(server: ScriptedServer, begun: float, peak: int) -> Figures:
+    arrivals = server.arrivals
+    gaps = [after.arrived - before.answered for before, after in zip(arrivals, arrivals[1:], strict=False)]
+    bodies = [arrival.body for arrival in arrivals]
+    # The first gap is left out: what is loaded at the first call belongs to no other turn.
+    return Figures(
+        turns=len(gaps),
+        start=arrivals[0].arrived - begun,
+        early=median(gaps[1 : 1 + _EDGE]),
+        late=median(gaps[-_EDGE:]),
+        first_request=len(bodies[0]),
+        last_request=len(bodies[-1]),
+        peak_memory=peak,
+        extended=extensions(bodies),
+        shared=min(shared_bytes(a, b) for a, b in zip(bodies, bodies[1:], strict=False)),
+        aside=server.aside,
+    )
+
+
+def _environment(home: Path) -> dict[str, str]:
+    kept = {
+        name: os.environ[name] for name in ("PATH", "LANG", "TERM", "PYENV_VERSION") if name in os.environ
+    }
+    return kept | {"HOME": str(home), "NO_COLOR": "1"}
+
+
+def _git(folder: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=bench", "-c", "user.email=bench@example.invalid")
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
