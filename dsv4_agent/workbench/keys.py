@@ -94,13 +94,15 @@ def _from_file(path: Path) -> str | None:
         return None
     except OSError as error:
         raise KeyRefused(f"the key file {path} can't be read ({error.strerror}): mend or remove it") from None
-    with os.fdopen(handle, encoding="utf-8", errors="replace") as file:
+    try:
         state = os.fstat(handle)
         if not stat.S_ISREG(state.st_mode) or state.st_uid != os.geteuid():
             raise KeyRefused(f"the key file {path} is not a file of yours: remove it, or run chown on it")
         if state.st_mode & 0o077:
             raise KeyRefused(f"the key file {path} can be read by others: run chmod 600 {path}")
-        return file.read(_MOST + 1).strip() or None
+        return os.read(handle, _MOST + 1).decode("utf-8", "replace").strip() or None
+    finally:
+        os.close(handle)
 
 
 def _from_keyring(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,8 +16,9 @@ from dsv4_agent.workbench.engines import open_engine
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.model_options import ENVIRONMENT, NANO, ModelOptions
 from dsv4_agent.workbench.opened_model import OpenedModel, effort_of, with_effort, with_options
+from dsv4_agent.workbench.processes import blot_out
 from dsv4_agent.workbench.settings import Settings, SettingsError, load_settings
-from dsv4_tools.environment import withhold
+from dsv4_tools.environment import is_secret_name, withhold
 
 if TYPE_CHECKING:
     from dsv4_agent.workbench.model_profiles import KnownProfile
@@ -69,14 +71,18 @@ def _settings(options: ModelOptions) -> Settings:
 
 
 def _profiles(settings: Settings) -> Mapping[str, KnownProfile]:
-    """Every profile; from here on no tool sees a variable that holds a key of one."""
+    """Every profile; from here on no tool sees a variable that holds a key, of these or of anything."""
     from dsv4_agent.workbench.model_profiles import all_profiles, key_variables
 
     try:
         profiles = all_profiles(settings.models, os.environ)
     except SettingsError as error:
         raise RunFailure(Subtype.CONFIG, str(error)) from error
-    withhold(key_variables(profiles.values()))
+    keys = key_variables(profiles.values())
+    with contextlib.suppress(SettingsError):  # whether or not these settings are to count
+        keys |= key_variables(load_settings().models.values())
+    withhold(keys)
+    blot_out({*keys, *filter(is_secret_name, os.environ)})
     return profiles
 
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -26,12 +27,30 @@ def adopt_orphans() -> None:
 
 
 def hide_memory() -> None:
-    """Keep memory and first environment from other processes of this user, commands of tools among them.
+    """Keep this process's memory from others of the same user, commands of tools among them.
 
-    `/proc/PID/environ` shows the environment that a process began with, whatever was removed since. Linux;
-    elsewhere nothing happens. What is started from here is as open as ever.
+    Linux; elsewhere nothing happens. What is started from here is as open as ever.
     """
     _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def blot_out(names: Iterable[str]) -> None:
+    """Overwrite variables in the environment that this process was given; `os.environ` keeps its copy.
+
+    `/proc/PID/environ` shows that first environment to every process of this user, whatever was removed from
+    it since. Linux; elsewhere nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.getenv.restype = ctypes.c_void_p
+        library.getenv.argtypes = [ctypes.c_char_p]
+        for name in names:
+            if (address := library.getenv(os.fsencode(name))) is not None:
+                ctypes.memset(address, ord("*"), len(ctypes.string_at(address)))
 
 
 def _prctl(option: int, value: int) -> None:
