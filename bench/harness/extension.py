@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from os.path import commonprefix
+from itertools import pairwise
 from typing import Any
 
 _HISTORIES = ("messages", "input", "prompt")
@@ -29,12 +29,16 @@ def extends(before: bytes, after: bytes) -> bool:
 
 def shared_bytes(before: bytes, after: bytes) -> float:
     """The share of the earlier body with whose bytes the later one begins."""
-    return len(commonprefix((before, after))) / len(before)
+    low, high = 0, min(len(before), len(after))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if before[:middle] == after[:middle] else (low, middle - 1)
+    return low / len(before)
 
 
 def extensions(bodies: Sequence[bytes]) -> tuple[int, int]:
     """How many of the requests after the first are extensions, and how many there are."""
-    pairs = list(zip(bodies, bodies[1:], strict=False))
+    pairs = list(pairwise(bodies))
     return sum(extends(before, after) for before, after in pairs), len(pairs)
 
 

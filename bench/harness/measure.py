@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -113,7 +114,7 @@ async def _watched(process: asyncio.subprocess.Process, seconds: float) -> int:
 
 def _figures(server: ScriptedServer, begun: float, peak: int) -> Figures:
     arrivals = server.arrivals
-    gaps = [after.arrived - before.answered for before, after in zip(arrivals, arrivals[1:], strict=False)]
+    gaps = [after.arrived - before.answered for before, after in pairwise(arrivals)]
     bodies = [arrival.body for arrival in arrivals]
     # The first gap is left out: what is loaded at the first call belongs to no other turn.
     return Figures(
@@ -125,7 +126,7 @@ def _figures(server: ScriptedServer, begun: float, peak: int) -> Figures:
         last_request=len(bodies[-1]),
         peak_memory=peak,
         extended=extensions(bodies),
-        shared=min(shared_bytes(a, b) for a, b in zip(bodies, bodies[1:], strict=False)),
+        shared=min(shared_bytes(a, b) for a, b in pairwise(bodies)),
         aside=server.aside,
     )
 
