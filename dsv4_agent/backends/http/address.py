@@ -44,6 +44,12 @@ class Address:
         return self.root.startswith("https:")
 
     @property
+    def local(self) -> bool:
+        """Whether it is this machine, by its usual names."""
+        host = urlsplit(self.root).hostname or ""
+        return host in ("localhost", "::1") or host.startswith("127.")
+
+    @property
     def host(self) -> str:
         """Host and port, for messages."""
         return urlsplit(self.root).netloc

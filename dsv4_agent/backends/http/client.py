@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from dsv4_agent.backends.base import ModelError
 from dsv4_agent.backends.http.address import Address, AddressError
+from dsv4_agent.backends.http.connection import open_connection, secrets_of
 from dsv4_agent.backends.http.errors import BrokenStreamError, ServerError, clean, of_status
 from dsv4_agent.backends.http.sse import EventStream, TooLongError
 from dsv4_agent.backends.profile import ServerProfile
-from dsv4_agent.version import __version__
 
 if TYPE_CHECKING:
     import httpx
@@ -30,8 +30,8 @@ _LINGER = 0.05
 class ServerClient:
     """Speaks to the server of a profile. Not bound to a loop until the first request.
 
-    The key goes to the profile's own address only: redirects are errors. A proxy and a CA come from the
-    profile, else from the usual environment variables. Raises `ModelError` for an unusable profile.
+    The key goes to the profile's own address only: redirects are errors. Raises `ModelError` for a profile
+    that can't be used, at once or with the first request.
     """
 
     def __init__(self, profile: ServerProfile) -> None:
@@ -41,6 +41,7 @@ class ServerClient:
             raise ModelError(f"model {profile.name}: {error}") from error
         self.profile = profile
         self.where = f"the server {self.address.host}"
+        self._secrets = secrets_of(profile)
         self._client: httpx.AsyncClient | None = None
 
     def url(self, path: str) -> str:
@@ -56,38 +57,52 @@ class ServerClient:
         data = json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
         return await self._json("POST", path, data, seconds)
 
-    async def stream(self, path: str, body: bytes) -> AsyncIterator[str]:
+    async def stream(self, path: str, body: bytes) -> AsyncGenerator[str, None]:
         """The data of each event that answers a JSON body; `[DONE]` ends it and is not given out.
 
         A whole JSON answer, from a server that doesn't stream, comes as one event. Raises `ServerError`, also
-        when nothing came for too long.
+        when nothing came for too long; a comment is a sign of life, a line without end is none.
         """
         times = self.profile.timeouts
         async with self._request("POST", path, body, times.first_token) as response:
             chunks = response.aiter_bytes()
-            if "event-stream" not in response.headers.get("content-type", "") and _is_json(response):
+            kind = response.headers.get("content-type", "")
+            if "event-stream" not in kind and "json" in kind:
                 yield (await self._read(chunks, BODY_LIMIT, times.first_token)).decode("utf-8", "replace")
                 return
-            events = EventStream()
-            patience, ended = times.first_token, False
-            while not ended:
-                chunk = await self._next(chunks, patience)
-                try:
-                    found = events.end() if chunk is None else events.feed(chunk)
-                except TooLongError as error:
-                    raise ServerError(f"{self.where} sent {error}: not read", reason="too_long") from error
-                ended = chunk is None
-                for data in found:
-                    patience = times.silence
+            if "html" in kind:
+                message = f"{self.where} answered with a web page, not with a model's words; check base_url"
+                raise ServerError(message, reason="web_page")
+            async with aclosing(self._events(chunks)) as events:
+                async for data in events:
                     if data.strip() == _DONE:
                         await self._read_out(chunks)
                         return
                     yield data
 
+    async def _events(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
+        """The data of all events; what was begun at the end counts as complete."""
+        times = self.profile.timeouts
+        events = EventStream()
+        clock = asyncio.get_running_loop().time
+        patience, alive, lines = times.first_token, clock(), 0
+        chunk: bytes | None = b""
+        while chunk is not None:
+            chunk = await self._next(chunks, alive + patience - clock(), patience)
+            try:
+                found = events.end() if chunk is None else events.feed(chunk)
+            except TooLongError as error:
+                raise ServerError(f"{self.where} sent {error}: not read", reason="too_long") from error
+            for data in found:
+                patience = times.silence
+                yield data
+            if events.lines > lines:
+                alive, lines = clock(), events.lines
+
     async def _read_out(self, chunks: AsyncIterator[bytes]) -> None:
         """Take the end of an answer, so that the connection serves the next request; it is there or never."""
         with contextlib.suppress(ServerError):
-            while await self._next(chunks, _LINGER) is not None:
+            while await self._next(chunks, _LINGER, _LINGER) is not None:
                 pass
 
     async def aclose(self) -> None:
@@ -129,29 +144,32 @@ class ServerClient:
             raise self._unreachable(f"it did not answer {after}", "connect_timeout") from error
         except httpx.ConnectError as error:
             raise self._unreachable(self._clean(str(error)), "connect_error") from error
+        except httpx.ProxyError as error:
+            raise self._unreachable(f"the proxy says {self._clean(str(error))}", "proxy_error") from error
         except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
             text = self._clean(str(error)) or type(error).__name__
             raise self._unreachable(text, "transport_error") from error
         try:
             if response.status_code != 200:
                 said = await self._error_body(response)
-                raise of_status(self.where, response.status_code, response.headers, said)
+                headers = {name: self._without_secrets(text) for name, text in response.headers.items()}
+                raise of_status(self.where, response.status_code, headers, said)
             yield response
         finally:
             await response.aclose()
 
     async def _error_body(self, response: httpx.Response) -> bytes:
-        """What an error says, as far as it can be had in a moment, the key taken out."""
+        """What an error says, as far as it can be had in a moment, secrets taken out."""
         try:
             data = await self._read(response.aiter_bytes(), _ERROR_LIMIT, 5.0)
         except ServerError:
             data = b""
-        return self._without_key(data.decode("utf-8", "replace")).encode()
+        return self._without_secrets(data.decode("utf-8", "replace")).encode()
 
     async def _read(self, chunks: AsyncIterator[bytes], limit: int, seconds: float) -> bytes:
         parts: list[bytes] = []
         size = 0
-        while (chunk := await self._next(chunks, seconds)) is not None:
+        while (chunk := await self._next(chunks, seconds, seconds)) is not None:
             parts.append(chunk)
             size += len(chunk)
             if size > limit:
@@ -159,49 +177,23 @@ class ServerClient:
                 raise ServerError(message, reason="too_long")
         return b"".join(parts)
 
-    async def _next(self, chunks: AsyncIterator[bytes], seconds: float) -> bytes | None:
-        """The next bytes, None at the end."""
+    async def _next(self, chunks: AsyncIterator[bytes], seconds: float, patience: float) -> bytes | None:
+        """The next bytes, None at the end; `seconds` are left of the time that silence may last."""
         import httpx
 
         try:
             async with asyncio.timeout(seconds):
                 return await anext(chunks, None)
         except TimeoutError as error:
-            raise self._silent(seconds) from error
+            raise self._silent(patience) from error
         except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as error:
             said = self._clean(str(error)) or type(error).__name__
             raise BrokenStreamError(f"{self.where} broke the connection off: {said}; try again") from error
 
     def _open(self) -> httpx.AsyncClient:
         if self._client is None:
-            import httpx
-
-            profile = self.profile
-            headers = {"user-agent": f"dsv4/{__version__}", **profile.headers}
-            if profile.key is not None:
-                headers["authorization"] = f"Bearer {profile.key.reveal()}"
-            self._client = httpx.AsyncClient(
-                headers=headers,
-                # An SSL context takes a tenth of a second to make: not for a plain connection.
-                verify=self._trust() if self.address.secure or profile.proxy else False,
-                proxy=profile.proxy,
-                follow_redirects=False,
-                timeout=httpx.Timeout(None, connect=profile.timeouts.connect),
-            )
+            self._client = open_connection(self.profile, self.address)
         return self._client
-
-    def _trust(self) -> Any:
-        import os
-        import ssl
-
-        own = self.profile.ca_file
-        try:
-            return ssl.create_default_context(
-                cafile=str(own) if own is not None else os.environ.get("SSL_CERT_FILE"),
-                capath=None if own is not None else os.environ.get("SSL_CERT_DIR"),
-            )
-        except (OSError, ssl.SSLError) as error:
-            raise ModelError(f"the CA file {own} can't be used: {error}; check ca_file") from error
 
     def _unreachable(self, text: str, reason: str) -> ServerError:
         message = f"{self.where} can't be reached: {text}; is it running, and base_url right?"
@@ -212,12 +204,9 @@ class ServerClient:
         return ServerError(message, reason="silence", retryable=True, unreachable=True)
 
     def _clean(self, text: str) -> str:
-        return clean(self._without_key(text))
+        return clean(self._without_secrets(text))
 
-    def _without_key(self, text: str) -> str:
-        key = self.profile.key
-        return text if key is None or not key.reveal() else text.replace(key.reveal(), "[key]")
-
-
-def _is_json(response: httpx.Response) -> bool:
-    return "json" in response.headers.get("content-type", "")
+    def _without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "[key]")
+        return text

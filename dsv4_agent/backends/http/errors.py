@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -72,13 +73,14 @@ def of_status(where: str, status: int, headers: Mapping[str, str], body: bytes) 
             message = f"{where} points to {target} ({status}), which is not followed; set that as base_url"
             return ServerError(message, reason=reason, status=status)
         case _ if status in _RETRYABLE or status >= 500:
-            message = f"{where} can't answer now ({status}){says}; try again later"
+            asked = _retry_after(headers)
+            when = f"in {asked:.0f} s" if asked and math.isfinite(asked) else "later"
             return ServerError(
-                message,
+                f"{where} can't answer now ({status}){says}; try again {when}",
                 reason=reason,
                 status=status,
                 retryable=True,
-                retry_after=_retry_after(headers),
+                retry_after=asked,
                 unreachable=True,
             )
     message = f"{where} refuses the request ({status}){says}; see dsv4 doctor"

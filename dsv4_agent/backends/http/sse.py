@@ -16,10 +16,12 @@ class EventStream:
     """Feed it bytes; it gives the data of each event that is complete.
 
     Line ends may be CR, LF or both, also torn apart; bytes that are no UTF-8 become U+FFFD. Comments (which
-    servers send to keep a connection alive) and fields other than `data` are passed over.
+    servers send to keep a connection alive) and fields other than `data` are passed over. `lines` counts all
+    that were complete.
     """
 
     def __init__(self) -> None:
+        self.lines = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._line: list[str] = []
         self._size = 0
@@ -65,6 +67,7 @@ class EventStream:
 
     def _end_line(self, events: list[str]) -> None:
         line, self._line, self._size = "".join(self._line), [], 0
+        self.lines += 1
         if not line:
             if self._data:
                 events.append("\n".join(self._data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import traceback
 from typing import Any
 
@@ -14,7 +15,7 @@ from dsv4_agent.backends.http import client as client_module
 from dsv4_agent.backends.http.address import Address, AddressError
 from dsv4_agent.backends.http.client import ServerClient
 from dsv4_agent.backends.http.errors import BrokenStreamError, ServerError
-from dsv4_agent.backends.profile import ServerProfile, Timeouts
+from dsv4_agent.backends.profile import Secret, ServerProfile, Timeouts
 
 SECRET = "sk-very-secret"
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
@@ -249,3 +250,116 @@ async def test_a_ca_file_that_is_none(tmp_path: Any) -> None:
     profile = ServerProfile(name="m", base_url="https://127.0.0.1:1", ca_file=tmp_path / "none.pem")
     with pytest.raises(ModelError, match="check ca_file"):
         await collect(ServerClient(profile))
+
+
+@pytest.mark.parametrize(
+    ("key", "headers", "words"),
+    [
+        ("sk-\nsecret-1", {}, "its key"),
+        ("sk-sécret-1", {}, "its key"),
+        ("sk", {"x-team": "secret-1\r\nhost: evil"}, "its header x-team"),
+        ("sk", {"bad name": "v"}, "its header bad name"),
+    ],
+)
+async def test_headers_that_cannot_be_sent_are_named_and_not_shown(
+    serve: Any, key: str, headers: dict[str, str], words: str
+) -> None:
+    async def handler(exchange: Any) -> None:
+        await exchange.answer(body=b"{}")
+
+    server = await serve(handler)
+    profile = server.profile(key=Secret(key), headers=headers)
+    with pytest.raises(ModelError, match=words) as caught:
+        await collect(ServerClient(profile))
+    assert "cret-1" not in "".join(traceback.format_exception(caught.value))
+    assert server.seen == []
+
+
+async def test_secret_headers_are_in_no_message(serve: Any) -> None:
+    async def handler(exchange: Any) -> None:
+        await exchange.answer(400, exchange.headers["api-key"].encode())
+
+    server = await serve(handler)
+    with pytest.raises(ServerError, match=r"\[key\]") as caught:
+        await collect(ServerClient(server.profile(headers={"api-key": "azure-0123456789"})))
+    assert "0123456789" not in str(caught.value)
+
+
+async def test_a_redirect_does_not_repeat_the_key(serve: Any) -> None:
+    async def handler(exchange: Any) -> None:
+        await exchange.answer(302, location=f"http://evil.example/?k={SECRET}")
+
+    server = await serve(handler)
+    with pytest.raises(ServerError, match="set that as base_url") as caught:
+        await collect(ServerClient(server.profile()))
+    assert SECRET not in str(caught.value)
+
+
+async def test_a_proxy_stands_before_other_machines_only(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handler(exchange: Any) -> None:
+        await exchange.answer(body=b'{"via": "proxy"}' if exchange.path.startswith("http") else b"{}")
+
+    server = await serve(handler)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", server.url)
+    away = ServerClient(server.profile(base_url="http://model.example:8000"))
+    assert await away.get_json("models") == {"via": "proxy"}
+    assert server.seen[-1].path == "http://model.example:8000/v1/models"
+    here = ServerClient(server.profile())
+    assert await here.get_json("models") == {}
+    monkeypatch.delenv("http_proxy")
+    named = ServerClient(server.profile(base_url="http://model.example", proxy=server.url))
+    assert await named.get_json("models") == {"via": "proxy"}
+    for client in (away, here, named):
+        await client.aclose()
+
+
+@pytest.mark.parametrize("proxy", ["ftp://u:hidden-word@h", "socks5://u:hidden-word@h:1", "http://[::1"])
+@pytest.mark.parametrize("own", [True, False])
+async def test_a_proxy_that_cannot_be_used(proxy: str, own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv("ALL_PROXY", "" if own else proxy)
+    given = {"proxy": proxy} if own else {}
+    profile = ServerProfile(name="m", base_url="http://model.example", **given)
+    with pytest.raises(ModelError, match=r"model m: .*proxy") as caught:
+        await collect(ServerClient(profile))
+    assert "hidden-word" not in str(caught.value)
+
+
+async def test_a_web_page_is_no_stream(serve: Any) -> None:
+    async def handler(exchange: Any) -> None:
+        await exchange.answer(body=b"<html>Please log in</html>", kind="text/html; charset=utf-8")
+
+    server = await serve(handler)
+    with pytest.raises(ServerError, match="check base_url") as caught:
+        await collect(ServerClient(server.profile()))
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(("piece", "lives"), [(b": at work\n\n", True), (b"x", False)])
+async def test_comments_are_a_sign_of_life_and_a_line_without_end_is_none(
+    serve: Any, piece: bytes, lives: bool
+) -> None:
+    async def handler(exchange: Any) -> None:
+        await exchange.begin()
+        for _ in range(12):
+            await exchange.send(piece)
+            await asyncio.sleep(0.05)
+        await exchange.send(b"\n\ndata: done\n\n")
+        exchange.writer.close()
+
+    server = await serve(handler)
+    client = ServerClient(server.profile(timeouts=Timeouts(first_token=0.3, silence=0.3)))
+    if lives:
+        assert await collect(client) == ["done"]
+        return
+    with pytest.raises(ServerError) as caught:
+        await collect(client)
+    assert caught.value.reason == "silence"
+
+
+async def test_the_environments_ca_file_is_named(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    with pytest.raises(ModelError, match="check SSL_CERT_FILE"):
+        await collect(ServerClient(ServerProfile(name="m", base_url="https://127.0.0.1:1")))
