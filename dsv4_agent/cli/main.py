@@ -16,6 +16,9 @@ def main() -> int:
         print(f"dsv4 {__version__}")
         return 0
     try:
+        from dsv4_agent.cli.quick_start import quicken
+
+        quicken()
         from dsv4_agent.cli.commands import app
 
         app(prog_name="dsv4")

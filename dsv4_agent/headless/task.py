@@ -19,6 +19,7 @@ from dsv4_agent.loop.events import RunResult, Subtype
 from dsv4_agent.loop.facts import Usage
 from dsv4_agent.loop.guards import Limits
 from dsv4_agent.session.session import Session
+from dsv4_agent.workbench.begun_repository import BegunRepository
 from dsv4_agent.workbench.crash_report import CrashLog
 from dsv4_agent.workbench.exit_codes import OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
@@ -49,10 +50,12 @@ class Task:
         if not options.skip_git_repo_check and top_level(directory) is None:
             remedy = "Run git init there, choose another with -C, or pass --skip-git-repo-check."
             raise RunFailure(Subtype.INPUT, f"{directory} is not a git repository", remedy)
-        repository = Repository(directory)
+        begun = BegunRepository(directory)
         try:
-            self._check_repository(repository)
+            if options.patch_file is not None or options.require_clean:
+                self._check_repository(begun.ready())
             model = open_model(options.model)
+            repository = begun.ready()
             for note in model.notes:
                 notify(note)
             session = open_session(options)
@@ -63,7 +66,7 @@ class Task:
                 session.close()
             return conclude(result, options, repository)
         finally:
-            repository.close()
+            begun.close()
 
     def _check_paths(self) -> None:
         options = self._options
