@@ -19,3 +19,14 @@ class Conflicts(StrEnum):
 
     REPORT = "report"
     REDO = "redo"
+
+
+class Retry(StrEnum):
+    """What follows a failed check.
+
+    With `feedback` the model goes on with what the check said; with `fresh` it begins anew, without having
+    seen it and with other luck, for which a model that is greedy is sampled.
+    """
+
+    FEEDBACK = "feedback"
+    FRESH = "fresh"

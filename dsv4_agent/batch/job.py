@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from dsv4_agent.batch.choices import Retry
 from dsv4_agent.batch.items import Item
 from dsv4_agent.batch.plan import Budget, Plan
 from dsv4_agent.batch.template import Template
@@ -36,6 +37,7 @@ class Job(BaseModel):
     verify: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
     retries: int = 1
+    retry: Retry = Retry.FEEDBACK
     setup_timeout: float = 600.0
     verify_timeout: float = 600.0
     budget: Budget = Budget()
@@ -63,6 +65,7 @@ class Job(BaseModel):
             verify=tuple(Template.parse(text).command(values) for text in plan.verify),
             allow=tuple(Template.parse(text).text(values) for text in plan.allow),
             retries=plan.retries,
+            retry=plan.retry,
             setup_timeout=plan.setup_timeout,
             verify_timeout=plan.verify_timeout,
             budget=plan.budget,

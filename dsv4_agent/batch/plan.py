@@ -18,7 +18,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from dsv4_agent.batch.choices import Conflicts, Delivery
+from dsv4_agent.batch.choices import Conflicts, Delivery, Retry
 from dsv4_agent.batch.template import Template, TemplateError
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
 
@@ -112,7 +112,9 @@ class Plan(_Strict):
     allow: Texts = ()
     """Patterns of paths that may change (placeholders allowed); none: all."""
     retries: Annotated[int, Field(ge=0, le=20)] = 1
-    """How often the model may try again with the output of a failed verify."""
+    """How often the model may try again after a failed verify."""
+    retry: Retry = Retry.FEEDBACK
+    """`feedback`: go on with what verify said; `fresh`: begin anew, with other luck."""
     setup_timeout: Seconds = 600.0
     verify_timeout: Seconds = 600.0
     budget: Budget = Budget()

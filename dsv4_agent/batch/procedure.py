@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 from dsv4_agent.backends.base import Backend
+from dsv4_agent.batch.choices import Retry
 from dsv4_agent.batch.commands import Commands
 from dsv4_agent.batch.item_journal import Attempt, Check, ItemJournal
 from dsv4_agent.batch.job import Job
@@ -31,6 +32,9 @@ from dsv4_tools.sandbox.select import choose
 
 _PATCH = "change.patch"
 _OUT_OF_BUDGET = frozenset({Subtype.MAX_TURNS, Subtype.MAX_TOKENS, Subtype.MAX_TIME, Subtype.MAX_TOOL_CALLS})
+_UNLUCKY = frozenset({Subtype.LOOP, *_OUT_OF_BUDGET})
+_LUCK = (0.5, 0.8, 1.1)
+"""Temperatures at which a model begins anew, in turn: where it is set in its ways, more chance is needed."""
 
 Say = Callable[[str], None]
 
@@ -97,27 +101,36 @@ class Procedure:
             return True
         last = attempts[-1]
         if last.subtype != Subtype.SUCCESS:
-            return False
+            # Who began anew may well end otherwise; who goes on has the same in front of him.
+            return self._fresh and last.subtype in _UNLUCKY and len(attempts) <= self._job.retries
         if last.check is None:
             return True
         return not last.check.ok and len(attempts) <= self._job.retries
 
+    @property
+    def _fresh(self) -> bool:
+        """Whether each attempt begins anew."""
+        return self._job.retry is Retry.FRESH
+
     async def _attempt(self) -> None:
         attempts = self._journal.attempts
-        if not attempts or attempts[-1].check is not None:
+        done = bool(attempts) and (attempts[-1].check is not None or attempts[-1].subtype in _UNLUCKY)
+        if not attempts or done:
             await self._ask(attempts[-1].check if attempts else None)
         if self._journal.attempts[-1].subtype == Subtype.SUCCESS:
             self._journal.checked(await self._verify(self._journal.attempts[-1].tree))
 
     async def _ask(self, failed: Check | None) -> None:
-        """Let the agent work, in the item's one session, and put on record what it left."""
+        """Let the agent work, in the item's session, and put on record what it left."""
         number = len(self._journal.attempts)
-        session = self._session()
+        session = self._session(number if self._fresh else 0)
         began = monotonic()
         try:
-            agent = self._agent(session)
-            begun = len(session.prompts) > number
-            prompt = self._job.prompt if failed is None else _feedback(failed)
+            agent = self._agent(session, number)
+            begun = len(session.prompts) > (0 if self._fresh else number)
+            if self._fresh and not begun and self._journal.prepared is not None:
+                await asyncio.to_thread(self._trees.restore, self._journal.prepared)
+            prompt = self._job.prompt if failed is None or self._fresh else _feedback(failed)
             events = agent.resume() if begun else agent.run(prompt)
             result: RunResult | None = None
             async with aclosing(events) as running:
@@ -138,15 +151,18 @@ class Procedure:
         )
         self._journal.attempted(Attempt(tree, result.subtype.value, result.error, result.result, spent))
 
-    def _session(self) -> Session:
-        folder = self._job.folder / "sessions"
-        journal = folder / self._job.id / JOURNAL_NAME
+    def _session(self, number: int) -> Session:
+        folder, name = self._job.folder / "sessions", _session_name(self._job.id, number)
+        journal = folder / name / JOURNAL_NAME
         if journal.is_file():
             return Session.resume(journal)
-        return Session.create(id=self._job.id, directory=folder)
+        return Session.create(id=name, directory=folder)
 
-    def _agent(self, session: Session) -> Agent:
-        job, budget = self._job, self._job.budget
+    def _agent(self, session: Session, number: int) -> Agent:
+        job, budget, preset = self._job, self._job.budget, self._preset
+        if number and self._fresh:
+            luck = _LUCK[(number - 1) % len(_LUCK)]
+            preset = replace(preset, temperature=max(preset.temperature, luck))
         allowed, denied = (
             tuple(rule for text in texts for rule in parse_rules(text))
             for texts in (job.allowed_tools, job.disallowed_tools)
@@ -155,7 +171,7 @@ class Procedure:
         return make_agent(
             job.worktree,
             self._backend,
-            self._preset,
+            preset,
             policy=Policy(
                 job.worktree,
                 mode=job.permission_mode,
@@ -166,7 +182,7 @@ class Procedure:
             session=session,
             sandbox=self._sandbox,
             limits=Limits(**given),
-            seed=job.seed,
+            seed=_seed(job, number),
             checkpoint=Worktree(self._trees),
         )
 
@@ -199,7 +215,7 @@ class Procedure:
             insertions=changed.insertions,
             deletions=changed.deletions,
             attempts=len(attempts),
-            session=self._job.id,
+            session=_session_name(self._job.id, len(attempts) - 1 if self._fresh else 0),
             answer=last.answer,
             output="" if last.check is None or last.check.ok else last.check.output,
             spent=spent,
@@ -212,6 +228,16 @@ class Procedure:
                 self._say(f"turn {turn}")
             case ItemStarted(item) if item.type == "command_execution":
                 self._say("command")
+
+
+def _session_name(id: str, number: int) -> str:
+    return id if number == 0 else f"{id}-{number + 1}"
+
+
+def _seed(job: Job, number: int) -> int:
+    """The same for the same attempt at the same item, so that a batch that goes on draws as it would have."""
+    text = f"{job.seed or 0}/{job.id}/{number}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
 def _judged(last: Attempt, changed: Difference) -> tuple[State, str]:

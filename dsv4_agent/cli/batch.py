@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from dsv4_agent.batch.choices import Conflicts, Delivery
+from dsv4_agent.batch.choices import Conflicts, Delivery, Retry
 from dsv4_agent.cli.batch_upkeep import check, clean, listed, schema
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
 from dsv4_agent.workbench.model_options import Effort
@@ -83,6 +83,10 @@ def run(
     retries: Annotated[
         int | None, typer.Option("--retries", min=0, help="Tries after a failed verify. Default 1.")
     ] = None,
+    retry: Annotated[
+        Retry | None,
+        typer.Option("--retry", help="feedback: go on with what verify said; fresh: begin anew."),
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, help="Items in progress at once. Default 4.")
     ] = None,
@@ -154,6 +158,7 @@ def run(
         "setup": setup,
         "allow": allow,
         "retries": retries,
+        "retry": retry,
         "jobs": jobs,
         "model": model,
         "effort": None if effort is None else effort.value,

@@ -19,6 +19,7 @@ from dsv4_agent.batch.preparation import prepare
 from dsv4_agent.batch.runs import find_run
 from dsv4_agent.batch.states import State
 from dsv4_agent.session.journal import Journal, JournalError, read_journal
+from dsv4_agent.session.session import replay
 from dsv4_agent.workbench.failures import RunFailure
 from tests.batch.conftest import git
 from tests.batch.oracle import Inside
@@ -287,3 +288,26 @@ async def test_several_repositories(repository: Path, tmp_path: Path) -> None:
     assert [result.state for result in ended.results] == [State.DONE, State.DONE]
     for top in (repository, other):
         assert "return 10" in git(top, "show", "dsv4/batch:a.py")
+
+
+async def test_a_fresh_attempt_knows_nothing_of_the_one_before(repository: Path) -> None:
+    check = "test -e ../../../tried || { touch ../../../tried; exit 1; }"
+    batch = begun(repository, [ONE], verify=check, retry="fresh", retries=2)
+    [result] = (await done(batch)).results
+    assert (result.state, result.attempts) == (State.DONE, 2)
+    assert result.session == "one-2"
+    sessions = batch.run.item(0) / "sessions"
+    first, second = (
+        [m["content"] for m in replay(sessions / name / "journal.jsonl").transcript.messages()]
+        for name in ("one", "one-2")
+    )
+    assert first == second  # the same words: the file was as at first, and nothing was said of the failure
+
+
+async def test_bad_luck_is_tried_again_only_afresh(repository: Path) -> None:
+    rows = [{"id": "loop", "task": "go round"}]
+    options: dict[str, Any] = {"budget": {"max_turns": 2}, "permission_mode": "auto", "retries": 2}
+    [result] = (await done(begun(repository, rows, **options))).results
+    assert (result.state, result.attempts) == (State.BUDGET, 1)
+    [result] = (await done(begun(repository, rows, retry="fresh", **options))).results
+    assert (result.state, result.attempts) == (State.BUDGET, 3)
