@@ -14,6 +14,16 @@ from dsv4_agent.cli.engine_options import (
     ThreadsOption,
     size_of,
 )
+from dsv4_agent.cli.launch_options import (
+    ContextOption,
+    EngineOption,
+    GpusOption,
+    HeadOption,
+    NodeRankOption,
+    NodesOption,
+    RunOption,
+    SharingOption,
+)
 from dsv4_agent.dsml.dialect import Dialect
 from dsv4_agent.server.options import ServeOptions
 from dsv4_agent.workbench.model_options import NANO, EngineChoice
@@ -21,6 +31,7 @@ from dsv4_agent.workbench.model_options import NANO, EngineChoice
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
 _PORT = 8400
+_ENGINE_PORT = 8000
 
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -105,6 +116,14 @@ def serve(
     list_servers: Annotated[
         bool, typer.Option("--list", help="Show the running servers of this user.")
     ] = False,
+    engine: EngineOption = None,
+    run: RunOption = False,
+    gpus: GpusOption = None,
+    nodes: NodesOption = 1,
+    node_rank: NodeRankOption = 0,
+    head_address: HeadOption = None,
+    parallel: SharingOption = None,
+    context: ContextOption = None,
 ) -> None:
     """Serve the model of this machine over the OpenAI API, on loopback and with a token by default."""
     if stop or list_servers:
@@ -113,6 +132,24 @@ def serve(
         source = ctx.get_parameter_source("model")
         named = source is not None and source.name == "COMMANDLINE"
         raise typer.Exit(stop_running(model if named else None) if stop else list_running())
+    if engine is not None:
+        from dsv4_agent.cli.launch_engine import launch
+        from dsv4_agent.server.launch_commands import LaunchEngine, LaunchRequest, Parallel
+
+        source = ctx.get_parameter_source("port")
+        request = LaunchRequest(
+            engine=LaunchEngine(engine),
+            model=model,
+            gpus=gpus,
+            nodes=nodes,
+            node_rank=node_rank,
+            head=head_address,
+            parallel=None if parallel is None else Parallel(parallel),
+            context=context,
+            host=host,
+            port=port if source is not None and source.name == "COMMANDLINE" else _ENGINE_PORT,
+        )
+        raise typer.Exit(launch(request, run=run))
     options = ServeOptions(
         model=model,
         host=host,
