@@ -39,12 +39,31 @@ Ignore event types, item types and fields that you don't know: within a schema v
 _SETTINGS: Final = """\
 `config.toml` in your configuration folder ($DSV4_CONFIG_DIR; `/doctor` in the chat says where it is):
 
+  model = "flash"                # the default of --model: nano, a folder, a name below (dsv4 model use)
+
+  [models.flash]                 # a server, for --model flash (dsv4 model add writes this)
+  base_url = "https://gpu.example/v1"
+  protocol = "tokens"            # tokens or chat; without it, tokens where they surely work
+  model = "deepseek-v4-flash"    # the server's name for it; needed where there are several
+  dialect = "v4-0731"            # v4, v4-0731, v4.1; without it, by the model's name
+  preset = "default"             # default, nano
+  context = 262144               # most tokens to use; the server's own window is the limit
+  tokenizer = "deepseek-v4"      # deepseek-v4, nano, a folder, server: for the token protocol
+  effort = "high"                # off, low, high, max; V4.1 also 1 to 100
+  temperature = 1.0              # also top_p, min_p, and max_tokens of one turn
+  key_env = "GPU_API_KEY"        # the variable that holds the key; a key itself is refused here
+  headers = { X-Team = "blue" }
+  ca_file = "~/ca.pem"           # also proxy = "http://..."
+  retries = 5
+  timeouts = { connect = 10, first_token = 600, silence = 120 }       # seconds
+  prices = { hit = 0.003, miss = 0.15, output = 0.6, currency = "USD" }   # of a million tokens
+
   [tui]
   theme = "dsv4-dark"            # dsv4-dark, dsv4-light, dsv4-contrast
   reduced_motion = false         # true: nothing moves by itself
 
   [chat]
-  model = "nano"                 # as --model
+  model = "nano"                 # as --model, for the chat alone
   permission_mode = "default"    # plan, default, accept-edits, auto
 
   [engine]                       # the model in this process
@@ -56,6 +75,11 @@ _SETTINGS: Final = """\
 
   [keys]                         # the id of a key binding = other keys, comma-separated
   "app.cycle_mode" = "f2"
+
+Without a file: --model server is the server of DSV4_BASE_URL, with DSV4_API_KEY and DSV4_SERVER_MODEL,
+_PROTOCOL, _DIALECT, _PRESET, _TOKENIZER, _CONTEXT and _EFFORT; --model deepseek is DeepSeek's API, with
+DEEPSEEK_API_KEY. A key is looked for in that variable, in the keyring (service dsv4, the profile's name), and
+in keys/NAME beside this file, which nobody else may be able to read.
 
 Nothing of the kind is ever read from a repository. The ids of key bindings:
 
