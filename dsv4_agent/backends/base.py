@@ -61,7 +61,8 @@ class GenerationRequest:
     `effort` is how hard to think, for servers that take a word for it; elsewhere it stands in the opening.
     `max_tokens` bounds this turn's sampled tokens; `thinking_budget` those before `</think>`; `tools` are
     the declared functions (`{"name", "description", "parameters"}`), for the `grammar` of their calls, which
-    only backends that sample themselves can apply.
+    only backends that sample themselves can apply. So it is with `answer_schema`, the JSON schema of a turn
+    without calls.
     """
 
     max_tokens: int
@@ -75,6 +76,7 @@ class GenerationRequest:
     thinking_budget: int | None = None
     effort: str | None = None
     grammar: GrammarMode = GrammarMode.ON
+    answer_schema: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)

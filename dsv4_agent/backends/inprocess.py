@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -32,12 +32,10 @@ from dsv4_agent.backends.base import (
 )
 from dsv4_agent.dsml.dialect import EOS, GrammarMode
 from dsv4_agent.dsml.events import FinishReason
-from dsv4_agent.dsml.schema import ToolSchema
 from dsv4_agent.dsml.segments import Segment
 from dsv4_agent.dsml.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from dsv4_agent.dsml.grammar import DsmlConstraint
     from dsv4_model.engine import Engine, EngineOptions
 
 _WORTH_STORING: Final = 256
@@ -60,6 +58,7 @@ class InProcessBackend:
         self._sequence = engine.sequence()
         self._keeps = keeps
         self._opening: list[int] = []
+        self._problem_told = False
         self._closed = threading.Event()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dsv4-engine")
         self._info = BackendInfo(engine.name, BackendKind.INPROCESS, engine.context_window, tokenizes=True)
@@ -148,6 +147,7 @@ class InProcessBackend:
         cancelled: threading.Event,
         put: Callable[[BackendEvent], None],
     ) -> None:
+        from dsv4_agent.backends.turn_constraint import turn_constraint
         from dsv4_model.engine import StopReason
         from dsv4_model.sampling import SamplingParams
 
@@ -164,13 +164,15 @@ class InProcessBackend:
             stop_ids=() if end is None else (end,),
             thinking_budget=request.thinking_budget,
         )
-        constraint = (
-            dsml_constraint(request, self.vocabulary)
-            if request.tools and request.grammar is not GrammarMode.OFF
-            else None
+        tokenizer = self._engine.tokenizer
+        held = turn_constraint(
+            request.tools, request.grammar, request.answer_schema, tokens, tokenizer, request.dialect
         )
+        if held.problem is not None and not self._problem_told:
+            self._problem_told = True
+            put(BackendNotice(held.problem))
         count = 0
-        for token in sequence.generate(params, constraint=constraint, cancelled=cancelled.is_set):
+        for token in sequence.generate(params, constraint=held.constraint, cancelled=cancelled.is_set):
             count += 1
             put(SampledIds((token,)))
         reason = {
@@ -179,8 +181,8 @@ class InProcessBackend:
             StopReason.CONTEXT: FinishReason.LENGTH,
         }.get(sequence.stop_reason or StopReason.CANCELLED, FinishReason.INTERRUPTED)
         used = None
-        if constraint is not None and request.grammar is GrammarMode.COUNTED:
-            used = GrammarUse(constraint.counted, constraint.violations)
+        if held.calls is not None and request.grammar is GrammarMode.COUNTED:
+            used = GrammarUse(held.calls.counted, held.calls.violations)
         usage = GenerationUsage(len(tokens), report.reused, count)
         put(Finished(reason, usage, used, sequence.usage()))
 
@@ -239,16 +241,6 @@ class InProcessBackend:
             self._engine.keep(self._sequence, cancelled=cancelled.is_set)
         except Exception as error:
             _log.warning("the conversation's state is not kept: %s", error)
-
-
-def dsml_constraint(request: GenerationRequest, vocabulary: Vocabulary) -> DsmlConstraint:
-    """The grammar of a turn's tool calls: only declared tools and parameters, values free."""
-    from dsv4_agent.dsml.grammar import DsmlConstraint
-
-    schemas: Mapping[str, ToolSchema] = {
-        schema.name: schema for schema in (ToolSchema.from_function(tool) for tool in request.tools)
-    }
-    return DsmlConstraint(schemas, vocabulary, request.dialect, request.grammar)
 
 
 def _before(token: int, tokens: list[int]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from dsv4_agent.headless.options import RunOptions
@@ -41,6 +41,7 @@ def build_agent(
     repository: Repository,
     limits: Limits,
     guards: Sequence[Guard] = (),
+    answer_schema: Mapping[str, object] | None = None,
 ) -> Agent:
     """The agent of a run. Raises `RunFailure`: 44 without the sandbox asked for, 42 for an unknown tool."""
     directory = options.directory.resolve()
@@ -71,6 +72,7 @@ def build_agent(
             limits=limits,
             seed=options.seed,
             guards=guards,
+            answer_schema=answer_schema,
         )
     except UnknownToolError as error:
         raise RunFailure(Subtype.INPUT, f"--tools: {error}") from error

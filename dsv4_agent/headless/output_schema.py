@@ -51,6 +51,15 @@ class OutputSchema:
             raise _bad(f"not a valid JSON Schema at /{place}: {error.message[:200]}") from error
         return cls(schema)
 
+    @property
+    def grammar(self) -> dict[str, Any] | None:
+        """What a model that samples here is held to; None for a schema that nothing satisfies."""
+        match self.schema:
+            case dict():
+                return self.schema
+            case allows:
+                return {} if allows else None
+
     def instruction(self) -> str:
         """What the model is told along with the task."""
         return (

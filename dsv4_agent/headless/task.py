@@ -99,7 +99,10 @@ class Task:
     ) -> Result:
         limits = _limits(self._options)
         budget = CarriedBudget(limits)
-        agent = build_agent(self._options, model, session, repository, limits, (budget,))
+        answer_schema = None if schema is None else schema.grammar
+        agent = build_agent(
+            self._options, model, session, repository, limits, (budget,), answer_schema=answer_schema
+        )
         if schema is not None:
             prompt = f"{prompt}\n\n{schema.instruction()}"
         try:

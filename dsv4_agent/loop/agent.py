@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -82,7 +82,8 @@ class Agent:
     """One conversation with one model. Call `run` once a prompt, one at a time.
 
     System prompt and tool schemas are written when the first run starts and never again. `guards` come
-    on top of the built-in ones.
+    on top of the built-in ones. `answer_schema` is the JSON schema of answers, where the backend can hold
+    the model to it.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Agent:
         seed: int | None = None,
         guards: Sequence[Guard] = (),
         checkpoint: Checkpoint | None = None,
+        answer_schema: Mapping[str, object] | None = None,
     ) -> None:
         self.session = session
         self._backend = backend
@@ -110,7 +112,9 @@ class Agent:
         self._interrupt = Interrupt()
         self._ids = itertools.count(1)
         self._meter = ContextMeter(session, backend.info.context_window, preset.system_prompt)
-        self._asking = Asking(session, backend, toolbox, self._meter, self._interrupt, self._new_id, seed)
+        self._asking = Asking(
+            session, backend, toolbox, self._meter, self._interrupt, self._new_id, seed, answer_schema
+        )
         self._sampler = self._asking.sampler(preset)
         self._pending: list[Result] = []
         self._steering: list[tuple[str, str | None]] = []

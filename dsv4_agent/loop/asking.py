@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
@@ -28,6 +28,7 @@ class Asking:
     interrupt: Interrupt
     new_id: Callable[[], str]
     seed: int | None = None
+    answer_schema: Mapping[str, object] | None = None
 
     def sampler(self, preset: Preset) -> TurnSampler:
         """For the next turn."""
@@ -72,6 +73,7 @@ class Asking:
             thinking_budget=preset.thinking_budget,
             effort=preset.effort,
             grammar=preset.grammar,
+            answer_schema=self.answer_schema,
         )
         stream = self.backend.generate(self.session.transcript, request)
         async with _closed_after(stream):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +40,7 @@ def make_agent(
     seed: int | None = None,
     guards: Sequence[Guard] = (),
     checkpoint: Checkpoint | None = None,
+    answer_schema: Mapping[str, object] | None = None,
 ) -> Agent:
     """Put an agent together. What is left out is the safe default; the session is a new one on disk.
 
@@ -70,6 +71,7 @@ def make_agent(
         seed=seed,
         guards=guards,
         checkpoint=checkpoint,
+        answer_schema=answer_schema,
     )
 
 

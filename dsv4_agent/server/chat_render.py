@@ -13,8 +13,9 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dsv4_agent.backends.turn_constraint import calls_opener
 from dsv4_agent.dsml.conversation import flatten_text
-from dsv4_agent.dsml.dialect import ASSISTANT, EOS, Dialect, Encoder, Thinking, tags_of
+from dsv4_agent.dsml.dialect import ASSISTANT, EOS, Encoder, Thinking
 from dsv4_agent.dsml.errors import InvalidMessageError, RenderError
 from dsv4_agent.dsml.render import render
 from dsv4_agent.dsml.request import render_request
@@ -24,7 +25,7 @@ from dsv4_agent.server.api_errors import bad_request
 from dsv4_agent.server.chat_request import ChatRequest, ChoiceKind, effort_of
 from dsv4_agent.server.turns import ServedModel
 
-__all__ = ["Marks", "calls_opener", "normalised", "render_chat"]
+__all__ = ["Marks", "normalised", "render_chat"]
 
 _RESULT_CLOSER = "</tool_result>"
 _NEUTRAL_CLOSER = "<\\/tool_result>"
@@ -46,11 +47,6 @@ class Marks:
         """The index of the message whose mark begins the text, and the text without it."""
         found = self._pattern.match(text)
         return None if found is None else (int(found[1]), text[found.end() :])
-
-
-def calls_opener(dialect: Dialect) -> str:
-    """What opens a block of calls, and ends a prompt after which a call must follow."""
-    return f"\n\n<{tags_of(dialect).calls}>\n"
 
 
 def normalised(messages: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:

@@ -13,13 +13,14 @@ import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
-from dsv4_agent.dsml.dialect import END_THINK, THINK
+from dsv4_agent.backends.turn_constraint import calls_opener, thought_is_open
+from dsv4_agent.dsml.dialect import END_THINK
 from dsv4_agent.dsml.events import CallEnded, FinishReason, ParsedCall, ParseEvent, TextDelta, ThinkingDelta
 from dsv4_agent.dsml.parse import StreamParser
 from dsv4_agent.dsml.schema import SchemaError, ToolSchema
 from dsv4_agent.server.chat_constraint import chat_constraint
 from dsv4_agent.server.chat_prompt import prompt_ids
-from dsv4_agent.server.chat_render import Marks, calls_opener, normalised, render_chat
+from dsv4_agent.server.chat_render import Marks, normalised, render_chat
 from dsv4_agent.server.chat_request import ChatRequest, ChoiceKind
 from dsv4_agent.server.replay import Said
 from dsv4_agent.server.service import Service
@@ -113,7 +114,7 @@ def _prepared(service: Service, request: ChatRequest) -> _Prepared:
     messages, marks = normalised(request.messages), Marks()
     segments = render_chat(request, messages, model, marks)
     ids = prompt_ids(segments, messages, marks, model.codec, service.memory)
-    thinks = _open_thinking(ids, model.codec.id_of(THINK), model.codec.id_of(END_THINK))
+    thinks = thought_is_open(ids, model.codec)
     required = request.choice.kind is ChoiceKind.REQUIRED
     opener = tuple(model.codec.encode(calls_opener(model.dialect), True)) if required else ()
     constraint = chat_constraint(request, model, opener, thinks=thinks)
@@ -137,10 +138,6 @@ def _prepared(service: Service, request: ChatRequest) -> _Prepared:
         marks=service.marks(ids),
     )
     return _Prepared(turn, opener, thinks)
-
-
-def _open_thinking(ids: tuple[int, ...], think: int | None, end: int | None) -> bool:
-    return next((token == think for token in reversed(ids) if token in (think, end)), False)
 
 
 @dataclass(slots=True)

@@ -22,13 +22,20 @@ class StreamOptions(BaseModel):
 
 
 class Extension(BaseModel):
-    """What clients may ask for beyond OpenAI's fields: the grammar of tool calls, a thinking budget."""
+    """What clients may ask for beyond OpenAI's fields: the grammar of tool calls, a thinking budget.
+
+    `answer_schema` is the JSON schema of a turn without calls; one that can't be followed is a notice of the
+    answer and no error. The last `continues` tokens of the prompt belong to the turn already.
+    """
 
     model_config = _STRICT
     tools: list[Tool] = Field(default_factory=list)
     grammar: GrammarMode = Field(GrammarMode.ON, strict=False)
     thinking_budget: int | None = Field(None, ge=0)
     dialect: Dialect | None = Field(None, strict=False)
+    continues: int = Field(0, ge=0)
+    answer_schema: dict[str, Any] | None = None
+    continues: int = Field(0, ge=0)
 
     @field_validator("tools")
     @classmethod

@@ -12,10 +12,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dsv4_agent.dsml.dialect import GrammarMode
+from dsv4_agent.backends.turn_constraint import TurnConstraint, turn_constraint
 from dsv4_agent.dsml.events import FinishReason
-from dsv4_agent.dsml.grammar import DsmlConstraint
-from dsv4_agent.dsml.schema import ToolSchema
 from dsv4_agent.server.api_errors import Json, bad_request
 from dsv4_agent.server.bodies import read_body
 from dsv4_agent.server.clients import client_of
@@ -39,14 +37,13 @@ async def completions(request: Request) -> Response:
     service: Service = request.app.state.service
     body = await read_body(request, CompletionBody, service.limits)
     _refuse(body, service)
-    prompts = await asyncio.to_thread(_prompts, body, service)
     client = client_of(request, body.user)
-    wanted = [_turn_request(body, service, prompt, client) for prompt in prompts]
+    wanted = await asyncio.to_thread(_wanted, body, service, client)
     answer = _Answer(service.model.name, body)
     choices: list[_Choice] = []
     try:
-        for index, turn in enumerate(wanted):
-            choices.append(_Choice(index, body, service, turn))
+        for index, (turn, held) in enumerate(wanted):
+            choices.append(_Choice(index, body, service, turn, held))
     except BaseException:
         _cancel(choices)
         raise
@@ -100,9 +97,15 @@ def _prompts(body: CompletionBody, service: Service) -> list[tuple[int, ...]]:
     return prompts
 
 
+def _wanted(body: CompletionBody, service: Service, client: str) -> list[tuple[TurnRequest, TurnConstraint]]:
+    """The turns that are asked for. Reads and compiles: not for the event loop."""
+    return [_turn_request(body, service, prompt, client) for prompt in _prompts(body, service)]
+
+
 def _turn_request(
     body: CompletionBody, service: Service, prompt: tuple[int, ...], client: str
-) -> TurnRequest:
+) -> tuple[TurnRequest, TurnConstraint]:
+    held = _constraint(body, service, prompt)
     sampling = service.sampling(
         prompt,
         max_tokens=body.max_tokens or _USUAL_TOKENS,
@@ -113,24 +116,33 @@ def _turn_request(
         seed=body.seed,
         thinking_budget=body.dsv4.thinking_budget if body.dsv4 is not None else None,
     )
-    return TurnRequest(
+    request = TurnRequest(
         prompt,
         sampling,
-        constraint=_constraint(body, service),
+        constraint=held.constraint,
         logprobs=body.logprobs,
         client=client,
         marks=service.marks(prompt),
     )
+    return request, held
 
 
-def _constraint(body: CompletionBody, service: Service) -> DsmlConstraint | None:
-    """The grammar of tool calls, where the extension declares tools."""
-    extension = body.dsv4
-    if extension is None or not extension.tools or extension.grammar is GrammarMode.OFF:
-        return None
-    schemas = {schema.name: schema for schema in map(ToolSchema.from_function, extension.tools)}
-    dialect = extension.dialect or service.model.dialect
-    return DsmlConstraint(schemas, service.model.codec, dialect, extension.grammar)
+def _constraint(body: CompletionBody, service: Service, prompt: tuple[int, ...]) -> TurnConstraint:
+    """What the extension asks for."""
+    asked = body.dsv4
+    if asked is None:
+        return TurnConstraint(None, None)
+    if asked.continues > len(prompt):
+        raise bad_request("More tokens continue the turn than the prompt has.", "dsv4.continues")
+    return turn_constraint(
+        asked.tools,
+        asked.grammar,
+        asked.answer_schema,
+        prompt,
+        service.model.codec,
+        asked.dialect or service.model.dialect,
+        continues=asked.continues,
+    )
 
 
 @dataclass(slots=True)
@@ -148,13 +160,15 @@ class _Piece:
 class _Choice:
     """One prompt's answer as it grows. Starts the turn; raises `ApiError` where there is no place for it."""
 
-    def __init__(self, index: int, body: CompletionBody, service: Service, request: TurnRequest) -> None:
+    def __init__(
+        self, index: int, body: CompletionBody, service: Service, request: TurnRequest, held: TurnConstraint
+    ) -> None:
         self.index = index
         self.prompt_tokens = len(request.prompt)
         self.sampled = 0
         self.begun = Begun()
         self.codec = service.model.codec
-        self._constraint = request.constraint if isinstance(request.constraint, DsmlConstraint) else None
+        self._held = held
         self._body = body
         self._text = SampledText(self.codec, skip_special=body.skip_special_tokens is not False)
         self._stops = StopStrings(stops_of(body.stop))
@@ -169,7 +183,7 @@ class _Choice:
                     case Begun():
                         self.begun = event
                         if self._body.dsv4 is not None and self._body.stream:
-                            yield _Piece(self.index, extension={"synced": synced(self.begun)})
+                            yield _Piece(self.index, extension=self._beginning())
                     case Sampled(id, odds):
                         self.sampled += 1
                         text = "" if id == eos else self._stops.feed(self._text.push(id))
@@ -188,13 +202,18 @@ class _Choice:
     def _last(self, text: str, finish: str, kv_bytes: dict[str, int]) -> _Piece:
         extension: dict[str, Any] | None = None
         if self._body.dsv4 is not None:
-            used = self._constraint
+            used = self._held.calls
             extension = {
+                **self._beginning(),
                 "grammar": None if used is None else {"tokens": used.counted, "violations": used.violations},
                 "kv_bytes": kv_bytes,
-                "synced": synced(self.begun),
             }
         return _Piece(self.index, text, finish=finish, extension=extension)
+
+    def _beginning(self) -> dict[str, Any]:
+        """What is known before the first token."""
+        known: dict[str, Any] = {"synced": synced(self.begun)}
+        return known if self._held.problem is None else {**known, "notice": self._held.problem}
 
 
 class _Answer:

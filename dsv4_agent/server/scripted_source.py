@@ -6,12 +6,12 @@ from collections.abc import AsyncGenerator, Sequence
 
 from dsv4_agent.backends.base import Finished, GenerationRequest, ModelError, SampledText
 from dsv4_agent.backends.scripted import ScriptedBackend
+from dsv4_agent.backends.turn_constraint import calls_opener
 from dsv4_agent.dsml.dialect import END_THINK, THINK, Encoder, Thinking
 from dsv4_agent.dsml.events import FinishReason
 from dsv4_agent.dsml.segments import Segment
 from dsv4_agent.loop.preset import Preset
 from dsv4_agent.server.api_errors import ApiError
-from dsv4_agent.server.chat_render import calls_opener
 from dsv4_agent.server.refusals import closing
 from dsv4_agent.server.turns import Begun, Codec, Ended, Sampled, ServedModel, TurnEvent, TurnRequest
 
