@@ -54,6 +54,10 @@ def choose_model(options: ModelOptions) -> tuple[str, KnownProfile | None]:
     settings = _settings(options)
     name = options.name or settings.model or NANO
     if name.startswith(_SCRIPTED):
+        with contextlib.suppress(
+            RunFailure
+        ):  # a script needs no server, but its tools mustn't see keys either
+            _profiles(settings)
         return name, None
     profiles = _profiles(settings)
     if (known := profiles.get(name)) is not None:
