@@ -56,7 +56,7 @@ def choose_model(options: ModelOptions) -> tuple[str, KnownProfile | None]:
     if name.startswith(_SCRIPTED):
         with contextlib.suppress(
             RunFailure
-        ):  # a script needs no server, but its tools mustn't see keys either
+        ):  # its tools mustn't see keys either
             _profiles(settings)
         return name, None
     profiles = _profiles(settings)
