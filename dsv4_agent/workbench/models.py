@@ -54,9 +54,7 @@ def choose_model(options: ModelOptions) -> tuple[str, KnownProfile | None]:
     settings = _settings(options)
     name = options.name or settings.model or NANO
     if name.startswith(_SCRIPTED):
-        with contextlib.suppress(
-            RunFailure
-        ):  # its tools mustn't see keys either
+        with contextlib.suppress(RunFailure):  # its tools mustn't see keys either
             _profiles(settings)
         return name, None
     profiles = _profiles(settings)
