@@ -33,7 +33,6 @@ class Extension(BaseModel):
     grammar: GrammarMode = Field(GrammarMode.ON, strict=False)
     thinking_budget: int | None = Field(None, ge=0)
     dialect: Dialect | None = Field(None, strict=False)
-    continues: int = Field(0, ge=0)
     answer_schema: dict[str, Any] | None = None
     continues: int = Field(0, ge=0)
 
