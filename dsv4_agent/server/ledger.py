@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from dsv4_agent.server.api_errors import ApiError, Json
 from dsv4_agent.server.engine_source import EngineSource
+from dsv4_agent.server.kv_holdings import shared_bytes
 from dsv4_agent.server.scheduler import Scheduler
 from dsv4_agent.server.service import Service
 
@@ -33,14 +34,16 @@ async def kv(request: Request) -> Response:
 
 
 def _ledger(scheduler: Scheduler) -> dict[str, Any]:
-    """What is held, on the engine's thread."""
+    """What is held, on the engine's thread.
+
+    The bytes of all together count shared pages once, those of a timeline in full; `bytes_shared` of the
+    latter are the pages that other timelines hold as well, which is what common beginnings save.
+    """
     timelines = scheduler.timelines()
-    kinds: dict[str, int] = {}
-    rows: list[dict[str, Any]] = []
-    for sequence, running in timelines:
+    shared = shared_bytes([sequence for sequence, _ in timelines])
+    rows = []
+    for (sequence, running), common in zip(timelines, shared, strict=True):
         usage = dict(sequence.usage())
-        for kind, size in usage.items():
-            kinds[kind] = kinds.get(kind, 0) + size
         rows.append(
             {
                 "running": running,
@@ -48,18 +51,18 @@ def _ledger(scheduler: Scheduler) -> dict[str, Any]:
                 "computed": sequence.position,
                 "boundaries": len(sequence.boundaries),
                 "bytes": sum(usage.values()),
+                "bytes_shared": common,
                 "bytes_by_kind": usage,
             }
         )
-    alone = sum(kinds.values())
-    held = scheduler.held_bytes()
+    held = scheduler.holdings()
     return {
         "object": "kv",
-        "bytes": held,
+        "bytes": held.nbytes,
+        "bytes_by_kind": dict(held.by_kind),
         "bytes_limit_idle": scheduler.limits.idle_bytes,
-        "bytes_without_sharing": alone,
-        "bytes_by_kind": kinds,
         "running": sum(running for _, running in timelines),
         "idle": sum(not running for _, running in timelines),
+        "waiting": scheduler.waiting,
         "timelines": rows,
     }

@@ -15,12 +15,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dsv4_agent.server.service import Service
+from dsv4_agent.server.turn_times import TurnTimes
 
 if TYPE_CHECKING:
     from dsv4_agent.server.engine_source import EngineSource
+    from dsv4_agent.server.kv_holdings import Holdings
+    from dsv4_agent.server.scheduler import Scheduler
 
 __all__ = ["Measured", "Meters", "metrics"]
 
+_RATES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _WAIT: Final = 2.0  # seconds that a busy engine may let a collector wait
 
@@ -35,7 +39,7 @@ class Meters:
         )
         self.first_byte = Histogram(
             "dsv4_time_to_first_byte_seconds",
-            "From the request to the first byte of the answer's body: the first token of a stream.",
+            "From the request to the first byte of the answer's body.",
             ("endpoint",),
             buckets=_SECONDS,
             registry=self.registry,
@@ -43,7 +47,35 @@ class Meters:
         self.duration = Histogram(
             "dsv4_request_seconds", "Whole requests.", ("endpoint",), buckets=_SECONDS, registry=self.registry
         )
+        self.waited = Histogram(
+            "dsv4_turn_wait_seconds",
+            "From a turn's request to its place among the running ones.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.first_token = Histogram(
+            "dsv4_time_to_first_token_seconds",
+            "From a turn's request to its first sampled token.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.rate = Histogram(
+            "dsv4_turn_tokens_per_second",
+            "Sampled tokens a second of a turn, behind its first.",
+            buckets=_RATES,
+            registry=self.registry,
+        )
         self.registry.register(_Engine(service))
+        service.watchers.append(self._turn_over)
+
+    def _turn_over(self, times: TurnTimes) -> None:
+        for meter, value in (
+            (self.waited, times.waited),
+            (self.first_token, times.first_token),
+            (self.rate, times.rate),
+        ):
+            if value is not None:
+                meter.observe(value)
 
 
 class Measured:
@@ -117,10 +149,24 @@ class _Engine(Collector):
         yield GaugeMetricFamily("dsv4_turns_waiting", "Turns without a place.", value=scheduler.waiting)
         yield GaugeMetricFamily("dsv4_turns_running", "Turns being computed.", value=scheduler.running)
         try:
-            held = source.on_engine(scheduler.held_bytes).result(_WAIT)
+            held, timelines = source.on_engine(lambda: _kv(scheduler)).result(_WAIT)
         except TimeoutError:
             return
-        yield GaugeMetricFamily("dsv4_kv_bytes", "Bytes of all KV states.", value=held)
+        size = GaugeMetricFamily("dsv4_kv_bytes", "Bytes of all KV states by kind.", labels=["kind"])
+        for kind, nbytes in held.by_kind.items():
+            size.add_metric([kind], nbytes)
+        yield size
+        states = GaugeMetricFamily("dsv4_kv_timelines", "KV states that are held.", labels=["state"])
+        for state, count in timelines.items():
+            states.add_metric([state], count)
+        yield states
+
+
+def _kv(scheduler: Scheduler) -> tuple[Holdings, dict[str, int]]:
+    """On the engine's thread: what is held, and by how many."""
+    running = [running for _, running in scheduler.timelines()]
+    counts = {"running": running.count(True), "idle": running.count(False)}
+    return scheduler.holdings(), counts
 
 
 def _engine_of(service: Service) -> EngineSource | None:

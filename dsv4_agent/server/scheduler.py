@@ -22,12 +22,13 @@ from dsv4_agent.dsml.events import FinishReason
 from dsv4_agent.server.engine_failures import out_of_memory, told
 from dsv4_agent.server.fair_queue import FairQueue
 from dsv4_agent.server.jobs import Job, Outbox
+from dsv4_agent.server.kv_holdings import Holdings, holdings
 from dsv4_agent.server.limits import Limits
 from dsv4_agent.server.mistakes import kind_and_place
 from dsv4_agent.server.odds import odds_of
 from dsv4_agent.server.prompt_order import prompt_order
 from dsv4_agent.server.refusals import busy, closing
-from dsv4_agent.server.timelines import Timelines, held_bytes
+from dsv4_agent.server.timelines import Timelines
 from dsv4_agent.server.turns import Begun, Ended, Sampled, TurnRequest
 from dsv4_model.batching import Batch, Member
 from dsv4_model.boundaries import BOUNDARY_EVERY
@@ -144,9 +145,9 @@ class Scheduler:
         running = [(member.sequence, True) for member in self._batch.members]
         return [*running, *((sequence, False) for sequence in self._timelines)]
 
-    def held_bytes(self) -> int:
-        """Bytes of all KV states, shared pages once; for errands on the engine's thread."""
-        return held_bytes(sequence for sequence, _ in self.timelines())
+    def holdings(self) -> Holdings:
+        """Bytes of all KV states by kind; for errands on the engine's thread."""
+        return holdings(sequence for sequence, _ in self.timelines())
 
     # -- the engine's thread -------------------------------------------------------------------------------
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dsv4_agent.server.api_errors import bad_request
 from dsv4_agent.server.limits import Limits
 from dsv4_agent.server.refusals import too_slow
 from dsv4_agent.server.replay import TurnMemory
+from dsv4_agent.server.turn_times import TurnClock, TurnTimes
 from dsv4_agent.server.turns import Sampling, ServedModel, Turn, TurnEvent, TurnRequest, TurnSource
 
 __all__ = ["Service"]
@@ -20,12 +22,13 @@ _SHARED: int = 64
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One model, served."""
+    """One model, served. `watchers` are told the times of each turn when it is over."""
 
     source: TurnSource
     limits: Limits = field(default_factory=Limits)
     memory: TurnMemory = field(default_factory=TurnMemory)
     started: int = field(default_factory=lambda: int(time.time()))
+    watchers: list[Callable[[TurnTimes], None]] = field(default_factory=list)
 
     @property
     def model(self) -> ServedModel:
@@ -76,12 +79,18 @@ class Service:
     def start(self, request: TurnRequest) -> Turn:
         """A turn that is given up when it takes too long. Raises `ApiError` where there is no room."""
         deadline = asyncio.get_running_loop().time() + self.limits.seconds
-        return _TimedTurn(self.source.start(request), deadline, self.limits.seconds)
+        clock = TurnClock(self._tell)
+        return _TimedTurn(self.source.start(request), deadline, self.limits.seconds, clock)
+
+    def _tell(self, times: TurnTimes) -> None:
+        for watcher in self.watchers:
+            watcher(times)
 
 
 class _TimedTurn:
-    def __init__(self, turn: Turn, deadline: float, seconds: float) -> None:
+    def __init__(self, turn: Turn, deadline: float, seconds: float, clock: TurnClock) -> None:
         self._turn, self._deadline, self._seconds = turn, deadline, seconds
+        self._clock = clock
 
     def __aiter__(self) -> _TimedTurn:
         return self
@@ -89,10 +98,13 @@ class _TimedTurn:
     async def __anext__(self) -> TurnEvent:
         try:
             async with asyncio.timeout_at(self._deadline):
-                return await anext(self._turn)
+                event = await anext(self._turn)
         except TimeoutError:
             self.cancel()
             raise too_slow(self._seconds) from None
+        self._clock.saw(event)
+        return event
 
     def cancel(self) -> None:
+        self._clock.over()
         self._turn.cancel()

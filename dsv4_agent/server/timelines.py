@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dsv4_agent.server.kv_holdings import holdings
 from dsv4_model.engine import Engine, Sequence
 
-__all__ = ["Timelines", "held_bytes"]
+__all__ = ["Timelines"]
 
 _MOST = 64
 """Timelines at most, however small: each costs a look when a prompt is matched."""
@@ -36,7 +37,7 @@ class Timelines:
 
     def nbytes(self) -> int:
         """Bytes that the idle timelines hold, shared pages counted once."""
-        return held_bytes(self._idle.values())
+        return holdings(self._idle.values()).nbytes
 
     def open(self, tokens: list[int]) -> Sequence:
         """A timeline for a prompt: an idle one that it continues, else a new one.
@@ -72,18 +73,3 @@ class Timelines:
         """Whether a running timeline has come further with the prompt than an idle one."""
         other = self.engine.find_boundary(tokens, mine)
         return other is not None and other.position > mine.position
-
-
-def held_bytes(sequences: Iterable[Sequence]) -> int:
-    """Bytes that timelines and their boundaries hold together, shared pages counted once."""
-    pages: dict[int, int] = {}
-    rings = 0
-    for sequence in sequences:
-        for part in sequence.cache.parts:
-            rings += part.rings.nbytes
-            pages.update((id(page), page.data.nbytes) for page in part.pages)
-        for boundary in sequence.boundaries:
-            rings += boundary.nbytes + boundary.logits.nbytes
-            # The full pages are the timeline's own.
-            pages.update((id(page), page.data.nbytes) for part in boundary.parts for page in part.pages[-1:])
-    return rings + sum(pages.values())

@@ -241,14 +241,34 @@ async def test_metrics_and_the_ledger(nano: Served) -> None:
     assert values['dsv4_requests_total{endpoint="/v1/completions",status="200"}'] == "1.0"
     assert values['dsv4_turns_total{outcome="finished"}'] == "1.0"
     assert float(values['dsv4_tokens_total{kind="sampled"}']) == answer["usage"]["completion_tokens"]
-    assert float(values["dsv4_kv_bytes"]) > 0
+    assert float(values['dsv4_kv_bytes{kind="window"}']) > 0
+    assert values['dsv4_kv_timelines{state="idle"}'] == "1.0"
+    assert values["dsv4_time_to_first_token_seconds_count"] == values["dsv4_turn_wait_seconds_count"] == "1.0"
+    assert values["dsv4_turn_tokens_per_second_count"] == "1.0"
     assert (await nano.http.get("/nowhere/secret-name")).status_code == 404
     assert "secret-name" not in (await nano.http.get("/metrics")).text
     ledger = (await nano.http.get("/kv")).json()
     assert (ledger["running"], ledger["idle"]) == (0, 1)
     [row] = ledger["timelines"]
     assert row["tokens"] == answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"]
-    assert sum(row["bytes_by_kind"].values()) == row["bytes"] <= ledger["bytes"] + row["bytes"]
+    assert sum(row["bytes_by_kind"].values()) == row["bytes"]
+    assert sum(ledger["bytes_by_kind"].values()) == ledger["bytes"] > row["bytes"]
+    assert row["bytes_shared"] == 0
+
+
+async def test_the_ledger_tells_what_common_beginnings_save(nano: Served) -> None:
+    opening = [*range(20, 20 + 400), nano.service.model.codec.user_id]
+    for last in (5, 6, 7):
+        await nano.complete(prompt=[*opening, last], max_tokens=2, temperature=0)
+    ledger = (await nano.http.get("/kv")).json()
+    assert len(ledger["timelines"]) == 3
+    pages = sum(row["bytes_shared"] for row in ledger["timelines"])
+    assert pages > 0
+    assert pages % 3 == 0  # the same ones, held by all
+    together = sum(row["bytes"] for row in ledger["timelines"])
+    assert ledger["bytes"] - ledger["bytes_by_kind"]["boundaries"] == together - pages * 2 // 3
+    told = {"running", "tokens", "computed", "boundaries", "bytes", "bytes_shared", "bytes_by_kind"}
+    assert all(set(row) == told for row in ledger["timelines"])  # and nothing of what was said
 
 
 async def test_a_script_has_no_ledger() -> None:

@@ -209,7 +209,7 @@ async def test_idle_states_stay_within_their_bytes() -> None:
     for number in range(30):
         bench.ask(prompt(60, number), 1)
         await bench.finish()
-        sizes.append(bench.scheduler.held_bytes())
+        sizes.append(bench.scheduler.holdings().nbytes)
     assert max(sizes) <= limit
     assert max(sizes[15:]) <= max(sizes[:15])
     assert 1 <= len(bench.scheduler.timelines()) < 30
