@@ -26,7 +26,7 @@ from tests.model import tiny
 
 try:
     load_library()
-    ISAS = [isa for isa in ("avx512", "avx2", "generic") if load_library().dsv4_open(1, isa.encode())]
+    ISAS = [isa for isa in ("amx", "avx512", "avx2", "generic") if load_library().dsv4_open(1, isa.encode())]
 except NativeUnavailableError as error:
     pytest.skip(f"no native library: {error}", allow_module_level=True)
 
@@ -244,6 +244,44 @@ def test_a_result_does_not_depend_on_the_number_of_threads() -> None:
         fed(NativePasses(w, where, threads=n), new_cache(where), ids, [200, 1, 1, 98]) for n in (1, 2, 3)
     ]
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_products_of_many_rows_are_as_exact_as_in_fp32(isa: str) -> None:
+    """Tiles of bfloat16 must not lose what fp32 holds, whatever the range and wherever a block ends."""
+    generator = torch.Generator().manual_seed(5)
+    library = load_library()
+    engine = library.dsv4_open(2, isa.encode())
+    for rows, (out, columns) in ((17, (37, 48)), (100, (24, 1040)), (33, (96, 2064))):
+        dense = torch.randn(out, columns, generator=generator) / math.sqrt(columns)
+        x = torch.randn(rows, columns, generator=generator) * torch.logspace(-12, 12, rows).unsqueeze(1)
+        kinds = [Matrix.of(dense), Matrix.of(dense.bfloat16()), Matrix.of(*quantize_fp8_blocks(dense))]
+        for matrix in (*kinds, Matrix.of(*quantize_fp4(dense))):
+            for values in (x, x.bfloat16().float()):
+                y = torch.empty(rows, out)
+                bound = _matrix(matrix)
+                library.dsv4_matmul(engine, ctypes.byref(bound), values.data_ptr(), rows, y.data_ptr())
+                exact = values.double() @ matrix.dense().double().t()
+                size = values.double().norm(dim=1, keepdim=True)
+                assert ((y - exact) / size).abs().max() < 2e-7
+    library.dsv4_close(engine)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_row_of_a_product_is_the_same_bits_beside_many_others(isa: str) -> None:
+    dense = torch.randn(75, 320, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(300, 320, generator=torch.Generator().manual_seed(2))
+    x[:20] = x[:20].bfloat16().float()  # needs fewer parts than its neighbours
+    library = load_library()
+    for matrix in (Matrix.of(dense), Matrix.of(*quantize_fp4(dense))):
+        bound, found = _matrix(matrix), []
+        for rows, threads in ((17, 1), (31, 2), (64, 1), (300, 3)):
+            engine = library.dsv4_open(threads, isa.encode())
+            y = torch.empty(rows, 75)
+            library.dsv4_matmul(engine, ctypes.byref(bound), x.data_ptr(), rows, y.data_ptr())
+            library.dsv4_close(engine)
+            found.append(y[:17])
+        assert all(torch.equal(one, found[0]) for one in found)
 
 
 @pytest.mark.parametrize("isa", ISAS)

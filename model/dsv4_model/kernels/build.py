@@ -28,6 +28,15 @@ _TARGETS_X86 = {
     "avx2": ["-march=x86-64-v3"],
     "avx512": ["-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512"],
 }
+_AMX = [
+    "-march=x86-64-v4",
+    "-mavx512vnni",
+    "-mavx512bf16",
+    "-mamx-tile",
+    "-mamx-bf16",
+    "-mprefer-vector-width=512",
+]
+"""Of the target that is left out where the compiler doesn't know these (g++ 11 and clang 12 do)."""
 _TIMEOUT = 600  # seconds of one compiler run
 
 
@@ -54,13 +63,26 @@ def targets() -> dict[str, list[str]]:
     return {"generic": []}
 
 
+def _targets_of(compiler: str) -> dict[str, list[str]]:
+    """Those that this compiler can build."""
+    found = targets()
+    if "avx512" not in found or not sys.platform.startswith("linux"):
+        return found
+    probe = [compiler, *_FLAGS, *_AMX, "-fsyntax-only", "-x", "c++", os.devnull]
+    try:
+        _run(probe)
+    except BuildError:
+        return found
+    return {**found, "amx": _AMX}
+
+
 def library_name() -> str:
     """File name of the library that belongs to these sources on this kind of machine."""
     digest = hashlib.sha256()
     for file in sorted(SOURCES.iterdir()):
         if file.suffix in (".h", ".cpp"):
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    digest.update(repr((_FLAGS, targets(), sys.platform, platform.machine())).encode())
+    digest.update(repr((_FLAGS, targets(), _AMX, sys.platform, platform.machine())).encode())
     return f"libdsv4-{digest.hexdigest()[:16]}.so"
 
 
@@ -97,11 +119,11 @@ def build(folder: Path) -> Path:
 
 
 def _compile(compiler: str, scratch: Path) -> Path:
+    chosen = _targets_of(compiler)
     jobs = {
-        name: ["-c", str(SOURCES / "engine.cpp"), f"-DISA={name}", *flags]
-        for name, flags in targets().items()
+        name: ["-c", str(SOURCES / "engine.cpp"), f"-DISA={name}", *flags] for name, flags in chosen.items()
     }
-    jobs["dispatch"] = ["-c", str(SOURCES / "dispatch.cpp")]
+    jobs["dispatch"] = ["-c", str(SOURCES / "dispatch.cpp"), *(["-DDSV4_AMX"] if "amx" in chosen else [])]
     objects = {name: scratch / f"{name}.o" for name in jobs}
     with ThreadPoolExecutor(max_workers=min(len(jobs), os.cpu_count() or 1)) as pool:
         runs = [

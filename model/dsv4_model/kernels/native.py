@@ -48,7 +48,7 @@ class NativePasses:
         weights: the model; its tensors stay where they are and are read in place.
         layout: of all caches that passes will be given.
         threads: how many share the work.
-        isa: ``avx512``, ``avx2``, ``generic``; None takes the best that the processor has.
+        isa: ``amx``, ``avx512``, ``avx2``, ``generic``; None takes the best that the processor has.
 
     Raises:
         NativeUnavailableError: there is no library to be had.

@@ -1,4 +1,4 @@
-// The plain C boundary: layouts that `binding.py` mirrors field by field. All pointers belong to the caller.
+// The plain C boundary: layouts that `structures.py` mirrors field by field. All pointers belong to the caller.
 #pragma once
 #include <cstdint>
 

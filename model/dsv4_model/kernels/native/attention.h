@@ -1,6 +1,6 @@
 // The attention site of one layer: projections, cache updates, selection, attention, output projection.
 #pragma once
-#include "attend.h"
+#include "attend_many.h"
 #include "compress.h"
 #include "index.h"
 

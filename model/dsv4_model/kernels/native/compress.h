@@ -67,11 +67,11 @@ static void compress(Run& run, const Compressor& weights, const Chunk& chunk, in
                      float* gates, float* ring_values, float* ring_gates, int slots, F&& write) {
     const Model& m = run.model;
     const int channels = weights.wkv.rows, pairs = m.rotary / 2;
-    for (int t = 0; t < chunk.count; t++) {
+    run.each(chunk.count, 16, [&](int t, int) {
         const float* bias = weights.ape + (chunk.position + t) % ratio * channels;
         float* gate = gates + static_cast<int64_t>(t) * channels;
         for (int c = 0; c < channels; c++) gate[c] += bias[c];
-    }
+    });
     BlockInputs in{values, gates, ring_values, ring_gates, weights.ape, chunk.position, channels, ratio, slots};
     const int64_t before = chunk.position / ratio, after = (chunk.position + chunk.count) / ratio;
     // A job takes some slots of a page, and those sixteen further, whose index keys lie in the same bytes.

@@ -1,5 +1,10 @@
 // The C boundary: picks the best instruction set that this processor has.
 #include <cstring>
+#if defined(DSV4_AMX) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "functions.h"
 #include "threads.h"
@@ -14,16 +19,39 @@ extern const Functions functions;
 namespace avx512 {
 extern const Functions functions;
 }
+#ifdef DSV4_AMX
+namespace amx {
+extern const Functions functions;
+}
+#endif
+#endif
+
+#if defined(DSV4_AMX) && defined(__linux__)
+// Whether there are bfloat16 tiles, and the system lets this process use them (their state is large).
+static bool tiles_allowed() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    const bool tiles = (d >> 24 & 1) && (d >> 22 & 1);
+    if (!tiles || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return false;  // AVX512_BF16
+    constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+#else
+static bool tiles_allowed() { return false; }
 #endif
 
 static const Functions* pick(const char* wanted) {
-    const Functions* found[3];
+    const Functions* found[4];
     int n = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
-        found[n++] = &avx512::functions;
+    const bool wide =
+        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#ifdef DSV4_AMX
+    if (wide && tiles_allowed()) found[n++] = &amx::functions;
+#endif
+    if (wide) found[n++] = &avx512::functions;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[n++] = &avx2::functions;
 #endif
     found[n++] = &generic::functions;

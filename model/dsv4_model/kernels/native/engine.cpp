@@ -38,9 +38,8 @@ static int draft_(Engine& e, const Model& m, const Chunk* chunks, int n, const f
 }
 static int matmul_(Engine& e, const Matrix& w, const float* x, int rows, float* y) {
     return guarded(e, [&] {
-        Scratch* scratch = e.arena.take<Scratch>(e.pool.threads());
         Product product{&w, 0, w.rows, x, w.columns, rows, y, w.rows};
-        multiply(e.pool, scratch, &product, 1);
+        multiply(e.pool, e.arena, &product, 1);
     });
 }
 static int mix_(Engine& e, const Model& m, const Mixing& site, const float* streams, int rows, float* x, float* post,

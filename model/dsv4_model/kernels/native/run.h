@@ -60,7 +60,6 @@ struct Run {
     int count;   // chunks
     int tokens;  // of all chunks
     Token* token;
-    Scratch* scratch;
     float* angles[2];  // plain and compressed: [tokens][2][pairs]
     int64_t* expert_counts;
 
@@ -70,7 +69,6 @@ struct Run {
         Token* t = token;
         for (int i = 0; i < n; i++)
             for (int j = 0; j < c[i].count; j++) *t++ = {i, j, c[i].ids[j], c[i].position + j};
-        scratch = arena().take<Scratch>(pool().threads());
         expert_counts = nullptr;
         const int pairs = m.rotary / 2;
         for (int kind = 0; kind < 2; kind++) {
@@ -96,7 +94,7 @@ struct Run {
             for (int i = job * together; i < end; i++) f(i, thread);
         });
     }
-    void multiply_all(const Product* products, int n) { multiply(pool(), scratch, products, n); }
+    void multiply_all(const Product* products, int n) { multiply(pool(), arena(), products, n); }
     Product product(const Matrix& w, const float* x, float* y) const {
         return {&w, 0, w.rows, x, w.columns, tokens, y, w.rows};
     }
