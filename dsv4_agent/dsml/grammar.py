@@ -10,13 +10,19 @@ import codecs
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dsv4_agent.dsml.automaton import MARKER, Automaton, State, Value
 from dsv4_agent.dsml.dialect import Dialect, GrammarMode
 from dsv4_agent.dsml.prose import LineTracker
 from dsv4_agent.dsml.schema import ToolSchema
 from dsv4_agent.dsml.vocabulary import SpecialIds, Vocabulary
+
+Ids: TypeAlias = list[int] | NDArray[np.int64]
 
 
 class DsmlConstraint:
@@ -46,8 +52,8 @@ class DsmlConstraint:
         self._lines = LineTracker()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def allowed(self) -> list[int] | None:
-        """Ids that may be sampled next; None when anything may. The list is shared: don't change it."""
+    def allowed(self) -> Ids | None:
+        """Ids that may be sampled next; None when anything may. They are shared: don't change them."""
         if self._state is None or not self._masks:
             return None
         return self._grammar.allowed(self._state)
@@ -90,9 +96,9 @@ class _Grammar:
         self.vocabulary = vocabulary
         self.special = index.special
         self._index = index
-        self._masks: dict[State, list[int]] = {}
+        self._masks: dict[State, Ids] = {}
 
-    def allowed(self, state: State) -> list[int]:
+    def allowed(self, state: State) -> Ids:
         mask = self._masks.get(state)
         if mask is None:
             mask = self._masks[state] = self._mask(state)
@@ -112,7 +118,7 @@ class _Grammar:
             following = self.automaton.step(following, byte)
         return following
 
-    def _mask(self, state: State) -> list[int]:
+    def _mask(self, state: State) -> Ids:
         if self.automaton.over(state):
             return [] if self.special.eos is None else [self.special.eos]
         marked = self.special.dsml is not None and self.automaton.step(state, MARKER) is not None
@@ -160,11 +166,10 @@ class _TokenIndex:
         )
         self.texts = [text for text, _ in pairs]
         self.ids = [token_id for _, token_id in pairs]
-        self.text_ids = sorted(self.ids)
-        self.text_and_marker_ids = [
-            *self.text_ids,
-            *([] if self.special.dsml is None else [self.special.dsml]),
-        ]
+        # Most of the vocabulary: an array, which the sampler takes as it is for each token of a value.
+        self.text_ids = np.array(sorted(self.ids), dtype=np.int64)
+        marker = [] if self.special.dsml is None else [self.special.dsml]
+        self.text_and_marker_ids = np.array([*sorted(self.ids), *marker], dtype=np.int64)
         self.grammars: OrderedDict[object, _Grammar] = OrderedDict()
 
 

@@ -61,8 +61,8 @@ def random_walk(rng: random.Random, dialect: Dialect) -> list[int]:
     hurry = VOCABULARY.id_of("</") or -1
     while ids[-1] != EOS:
         allowed = constraint.allowed()
-        assert allowed, "the mask must never be empty nor vanish inside a block"
-        token_id = rng.choice(allowed)
+        assert allowed is not None and len(allowed), "a mask never is empty nor vanishes inside a block"
+        token_id = int(rng.choice(allowed))
         if MARKER in allowed and rng.random() < 0.7:
             token_id = MARKER
         elif hurry in allowed and rng.random() < 0.2:
