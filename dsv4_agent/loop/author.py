@@ -46,7 +46,7 @@ class Author:
         """
         before: list[str] = []
         if self.session.transcript.last is None:
-            self._append(self.opening())
+            self.session.append(self.opening())  # on disk with the prompt
             if self.preset.environment_block:
                 before.append(environment_block(self.facts))
         if (summary := self.session.summary) is not None:
@@ -59,7 +59,8 @@ class Author:
     def answer(self, results: Sequence[Result], note: str | None) -> None:
         """Append the results of a turn's calls, in their order, and what a guard wants to say."""
         kind = EntryKind.TOOL_RESULTS if results else EntryKind.USER
-        self._append(self._user_side(kind, results, note))
+        # What ran is on record as begun already; the model doesn't wait for the disk.
+        self.session.append(self._user_side(kind, results, note), soon=True)
 
     def opening(self) -> Entry:
         """The frozen prefix: system prompt and tools."""
@@ -82,9 +83,6 @@ class Author:
             shown.append({"role": "user", "content": text})
         segments = user_turn(blocks, thinking=self.preset.thinking, dialect=self.preset.dialect)
         return self._entry(kind, [*self._closers(), *segments], tuple(shown))
-
-    def _append(self, entry: Entry) -> None:
-        self.session.append(entry, sync=True)
 
     def _entry(self, kind: EntryKind, segments: Sequence[Segment], messages: tuple[Message, ...]) -> Entry:
         ids = self.backend.encode(segments)

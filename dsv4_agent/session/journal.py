@@ -2,8 +2,8 @@
 
 One record a line: `{"v": 1, "n": 7, "t": "2026-01-01T00:00:00.000Z", "kind": "entry", "data": {...}}`, `n`
 counting from 1 without gaps. Every record is handed to the operating system before `write` returns;
-`sync=True` waits for the disk as well. A line torn by a crash or a full disk can only be the last one:
-reading stops before it, reopening cuts it off.
+`sync=True` waits for the disk as well, `sync_soon` sees to it without waiting. A line torn by a crash or a
+full disk can only be the last one: reading stops before it, reopening cuts it off.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
+
+from dsv4_agent.session.late_sync import LateSync
 
 SCHEMA_VERSION = 1
 
@@ -53,6 +55,7 @@ class Journal:
         self._last = last
         self._durable = durable
         self._failed: JournalError | None = None
+        self._late = LateSync(self._sync_late)
 
     @classmethod
     def create(cls, path: Path, *, durable: bool = True) -> Self:
@@ -119,16 +122,31 @@ class Journal:
             _write_all(self._descriptor, line)
             if sync and self._durable:
                 os.fsync(self._descriptor)
+                self._late.done()
         except OSError as error:
             self._failed = _error(self.path, "can't be written", error)
             raise self._failed from error
         self._last += 1
         return self._last
 
+    def sync_soon(self) -> None:
+        """Have what was written on disk within a moment; a failure shows at the next write."""
+        if self._durable:
+            self._late.ask()
+
+    def _sync_late(self) -> None:
+        if self._descriptor is None:
+            return
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            self._failed = _error(self.path, "can't be written", error)
+
     def close(self) -> None:
         """Close the file; safe to call twice."""
         if self._descriptor is None:
             return
+        self._late.close()
         descriptor, self._descriptor = self._descriptor, None
         with contextlib.suppress(OSError):
             os.close(descriptor)

@@ -170,9 +170,14 @@ class Session:
         """Whether the journal can no longer be written."""
         return self._journal.failed
 
-    def append(self, entry: Entry, *, sync: bool = False) -> None:
-        """Journal an entry, then make it part of the transcript. Raises `JournalError`."""
+    def append(self, entry: Entry, *, sync: bool = False, soon: bool = False) -> None:
+        """Journal an entry, then make it part of the transcript. Raises `JournalError`.
+
+        `sync` waits until it is on disk; with `soon` it is there in a moment.
+        """
         self._journal.write("entry", entry.to_json(), sync=sync)
+        if soon:
+            self._journal.sync_soon()
         self.transcript.append(entry)
 
     def append_prompt(self, entry: Entry, text: str) -> None:
@@ -232,7 +237,7 @@ class Session:
         self._state.calls[turn, index] = CallRecord(name, arguments, before=before)
 
     def end_call(self, turn: int, index: int, result: str, status: str) -> None:
-        """Record how a call ended; it is on disk with its result, before the model reads that.
+        """Record how a call ended; it gets to disk with its result.
 
         Raises `JournalError`.
         """

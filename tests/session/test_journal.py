@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -142,3 +144,60 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(JournalError):
         Journal.create(link)
     assert target.read_text() == "x"
+
+
+def test_what_nobody_waits_for_is_on_disk_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = threading.Event()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.set())
+    journal = Journal.create(tmp_path / "j" / "journal.jsonl")
+    journal.write("event", {})
+    assert not synced.is_set()
+    journal.sync_soon()
+    assert synced.wait(10)
+    journal.close()
+
+
+def test_closing_leaves_nothing_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    journal = Journal.create(tmp_path / "j" / "journal.jsonl")
+    journal.write("event", {})
+    journal.sync_soon()
+    journal.close()
+    journal.close()
+    assert len(synced) == 1
+
+
+def test_a_disk_that_fails_later_stops_the_next_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = threading.Event()
+
+    def full(descriptor: int) -> None:
+        tried.set()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    journal = Journal.create(tmp_path / "j" / "journal.jsonl")
+    journal.write("event", {})
+    journal.sync_soon()
+    assert tried.wait(10)
+    journal._late.close()
+    with pytest.raises(JournalError, match="No space left"):
+        journal.write("event", {})
+    journal.close()
+
+
+def test_one_wait_for_the_disk_serves_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    journal = Journal.create(tmp_path / "j" / "journal.jsonl")
+    journal._late._delay = 60
+    for _ in range(3):
+        journal.write("event", {})
+        journal.sync_soon()
+    journal.write("event", {}, sync=True)
+    journal.close()
+    assert len(synced) == 1

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dsv4_tools.base import ToolError
 from dsv4_tools.output import OutputBuffer
+from dsv4_tools.process_table import living, ticks_now
 
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 BYTE_LIMIT = 64_000_000
@@ -44,6 +45,7 @@ async def run_process(
     Linux also what left the group, found by a mark in its environment. Raises ToolError when it cannot start.
     """
     mark = uuid.uuid4().hex
+    since = ticks_now() if sys.platform.startswith("linux") else 0
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
     pipe = _Pipe(read_end, output)
@@ -66,7 +68,7 @@ async def run_process(
         try:
             return await _wait(process, pipe, seconds)
         finally:
-            await _finish(process, mark)
+            await _finish(process, mark, since)
             await pipe.drain()
     finally:
         pipe.close()
@@ -86,9 +88,9 @@ async def _wait(process: asyncio.subprocess.Process, pipe: _Pipe, seconds: float
         flooded.cancel()
 
 
-async def _finish(process: asyncio.subprocess.Process, mark: str) -> None:
+async def _finish(process: asyncio.subprocess.Process, mark: str, since: int) -> None:
     """Stop what is left. Also runs while the task is being cancelled, so every await is short."""
-    left = _left(process.pid, mark)
+    left = _left(process.pid, mark, since)
     _signal(process.pid, left, signal.SIGTERM)
     deadline = asyncio.get_running_loop().time() + GRACE
     while process.returncode is None or left:
@@ -97,7 +99,7 @@ async def _finish(process: asyncio.subprocess.Process, mark: str) -> None:
             break
         with contextlib.suppress(asyncio.CancelledError):  # a second cancel must not spare the children
             await asyncio.sleep(0.02)
-        left = _left(process.pid, mark)
+        left = _left(process.pid, mark, since)
     with contextlib.suppress(asyncio.CancelledError, TimeoutError):
         await asyncio.wait_for(process.wait(), GRACE)
 
@@ -110,35 +112,18 @@ def _signal(group: int, pids: Sequence[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def _left(group: int, mark: str) -> list[int]:
+def _left(group: int, mark: str, since: int) -> list[int]:
     """Living processes of the command: in its group or session, or carrying its mark (Linux).
 
     Elsewhere only the group is known, and its number stands for all of it.
     """
-    if not sys.platform.startswith("linux"):
-        try:
-            os.killpg(group, 0)
-        except (ProcessLookupError, PermissionError):
-            return []
-        return [group]
-    needle = f"{_MARK}={mark}".encode()
-    found: list[int] = []
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError, ValueError):
-            state, _, pgrp, session = _stat(entry.path)
-            if state == "Z":
-                continue
-            if group in (pgrp, session) or needle in Path(entry.path, "environ").read_bytes():
-                found.append(int(entry.name))
-    return found
-
-
-def _stat(folder: str) -> tuple[str, int, int, int]:
-    """State, parent, process group and session of a process; its name may hold blanks and parentheses."""
-    fields = Path(folder, "stat").read_text(errors="replace").rpartition(")")[2].split()
-    return fields[0], int(fields[1]), int(fields[2]), int(fields[3])
+    if sys.platform.startswith("linux"):
+        return living(group, f"{_MARK}={mark}".encode(), since)
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return []
+    return [group]
 
 
 class _Pipe:
