@@ -197,8 +197,26 @@ BackendEvent = (
 )
 
 
+class Stretch(Protocol):
+    """What was appended to a conversation at once, and its ids where they are known."""
+
+    @property
+    def segments(self) -> Sequence[Segment]: ...
+
+    @property
+    def ids(self) -> Sequence[int] | None: ...
+
+
 class Conversation(Protocol):
     """What a backend may see of a transcript: the truth (segments, ids) and projections of it."""
+
+    @property
+    def entries(self) -> Sequence[Stretch]:
+        """Everything so far, in order.
+
+        A stretch stays the same object as long as it is part of the conversation: `is` tells what is new.
+        """
+        ...
 
     def segments(self) -> Sequence[Segment]:
         """Everything so far, in order; sampled text counts as structure."""

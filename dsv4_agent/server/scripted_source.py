@@ -90,6 +90,8 @@ class _ScriptedTurn:
 class _Nothing:
     """The conversation that a script doesn't look at."""
 
+    entries = ()
+
     def segments(self) -> Sequence[Segment]:
         return ()
 

@@ -8,11 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from dsv4_agent.backends.base import GenerationRequest, GrammarUse, PrefixSynced
 from dsv4_agent.backends.facts import ServerFacts, ServerKind
+from dsv4_agent.dsml.dialect import DSML, END_THINK, THINK
 from dsv4_agent.dsml.events import FinishReason
+
+_RETURNS_IDS: Final = frozenset({ServerKind.VLLM, ServerKind.DSV4})
+_LINE: Final = 500
+_KNOWS_SPECIAL: Final = frozenset({ServerKind.VLLM, ServerKind.DSV4, ServerKind.SGLANG})
+"""Kinds with fields beyond OpenAI's: that special tokens are to be spelt out, `min_p`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,17 @@ class Chunk:
     synced: PrefixSynced | None = None
     grammar: GrammarUse | None = None
     kv_bytes: Mapping[str, int] = field(default_factory=dict)
+    notice: str | None = None
+
+    def followed_by(self, new: Chunk) -> Chunk:
+        """The latest of every count."""
+        return Chunk(
+            prompt_tokens=self.prompt_tokens if new.prompt_tokens is None else new.prompt_tokens,
+            cached_tokens=self.cached_tokens if new.cached_tokens is None else new.cached_tokens,
+            output_tokens=self.output_tokens if new.output_tokens is None else new.output_tokens,
+            grammar=new.grammar or self.grammar,
+            kv_bytes=new.kv_bytes or self.kv_bytes,
+        )
 
 
 class Form(Protocol):
@@ -39,8 +56,11 @@ class Form(Protocol):
     @property
     def takes_ids(self) -> bool: ...
 
-    def fields(self, request: GenerationRequest, max_tokens: int) -> dict[str, object]:
-        """The body without the prompt, whose name is `prompt_name`."""
+    def fields(self, request: GenerationRequest, sampled: int) -> dict[str, object]:
+        """The body without the prompt, whose name is `prompt_name`.
+
+        `sampled` tokens of the turn stand at the prompt's end already.
+        """
         ...
 
     @property
@@ -53,7 +73,7 @@ class Form(Protocol):
 
 @dataclass(slots=True)
 class OpenAIForm:
-    """`/v1/completions` of vLLM, of `dsv4 serve`, of transformers and of anything else."""
+    """`/v1/completions` of vLLM, `dsv4 serve`, SGLang (for its text), transformers and anything else."""
 
     kind: ServerKind
     model: str
@@ -66,10 +86,10 @@ class OpenAIForm:
         """Whether a prompt may be ids."""
         return self.kind is not ServerKind.TRANSFORMERS
 
-    def fields(self, request: GenerationRequest, max_tokens: int) -> dict[str, object]:
+    def fields(self, request: GenerationRequest, sampled: int) -> dict[str, object]:
         body: dict[str, object] = {
             "model": self.model,
-            "max_tokens": max_tokens,
+            "max_tokens": request.max_tokens - sampled,
             "temperature": request.temperature,
             "top_p": request.top_p,
             "stream": True,
@@ -78,7 +98,7 @@ class OpenAIForm:
             body["seed"] = request.seed
         if self.kind is not ServerKind.TRANSFORMERS:
             body["stream_options"] = {"include_usage": True}
-        if self.kind in (ServerKind.VLLM, ServerKind.DSV4):
+        if self.kind in _KNOWS_SPECIAL:
             body["skip_special_tokens"] = False
             if request.min_p:
                 body["min_p"] = request.min_p
@@ -87,7 +107,7 @@ class OpenAIForm:
         if self.kind is ServerKind.VLLM:
             body["spaces_between_special_tokens"] = False
         if self.kind is ServerKind.DSV4:
-            body["dsv4"] = _extension(request)
+            body["dsv4"] = _extension(request, sampled)
         return body
 
     def read(self, event: Mapping[str, Any]) -> Chunk:
@@ -104,6 +124,7 @@ class OpenAIForm:
             synced=_synced(_mapping(extension.get("synced"))),
             grammar=_grammar(_mapping(extension.get("grammar"))),
             kv_bytes=_bytes(_mapping(extension.get("kv_bytes"))),
+            notice=_line(extension.get("notice")),
         )
 
 
@@ -115,9 +136,9 @@ class LlamaForm:
     prompt_name: str = "prompt"
     takes_ids: bool = True
 
-    def fields(self, request: GenerationRequest, max_tokens: int) -> dict[str, object]:
+    def fields(self, request: GenerationRequest, sampled: int) -> dict[str, object]:
         return {
-            "n_predict": max_tokens,
+            "n_predict": request.max_tokens - sampled,
             "temperature": request.temperature,
             "top_p": request.top_p,
             "min_p": request.min_p,
@@ -127,15 +148,16 @@ class LlamaForm:
             "stream": True,
             "return_tokens": True,
             "cache_prompt": True,
+            # Their text is left out otherwise.
+            "preserved_tokens": [THINK, END_THINK, DSML],
         }
 
     def read(self, event: Mapping[str, Any]) -> Chunk:
         if event.get("stop") is not True:
             return Chunk(text=_text(event.get("content")), ids=_ids(event.get("tokens")) or None)
         timings = _mapping(event.get("timings"))
-        stopped = event.get("stop_type")
         return Chunk(
-            finish=FinishReason.LENGTH if stopped == "limit" else FinishReason.STOP,
+            finish=_stopped(event.get("stop_type")),
             prompt_tokens=_count(event.get("tokens_evaluated")),
             cached_tokens=_count(timings.get("cache_n")),
             output_tokens=_count(event.get("tokens_predicted")),
@@ -144,41 +166,36 @@ class LlamaForm:
 
 @dataclass(slots=True)
 class SGLangForm:
-    """`/generate` of SGLang. Each event repeats what came before, or brings only what is new."""
+    """`/generate` of SGLang, for its ids.
+
+    Each event repeats what came before or brings only what is new, as the server was started. A seed is not
+    sent: versions that don't know the field refuse the request.
+    """
 
     path: str = "/generate"
     prompt_name: str = "input_ids"
     takes_ids: bool = True
     _ids: tuple[int, ...] = ()
-    _text: str = ""
 
-    def fields(self, request: GenerationRequest, max_tokens: int) -> dict[str, object]:
+    def fields(self, request: GenerationRequest, sampled: int) -> dict[str, object]:
         sampling: dict[str, object] = {
-            "max_new_tokens": max_tokens,
+            "max_new_tokens": request.max_tokens - sampled,
             "temperature": request.temperature,
             "top_p": request.top_p,
             "min_p": request.min_p,
             "skip_special_tokens": False,
             "spaces_between_special_tokens": False,
         }
-        if request.seed is not None:
-            sampling["sampling_seed"] = request.seed
         return {"sampling_params": sampling, "stream": True}
 
     def read(self, event: Mapping[str, Any]) -> Chunk:
         meta = _mapping(event.get("meta_info"))
         ids = _ids(event.get("output_ids"))
-        text = _text(event.get("text"))
         if ids is not None:
-            whole = ids[: len(self._ids)] == self._ids
-            new = ids[len(self._ids) :] if whole else ids
-            self._ids = ids if whole else (*self._ids, *ids)
-            ids = new
-        new_text = text.removeprefix(self._text) if text.startswith(self._text) else text
-        self._text = text if text.startswith(self._text) else self._text + text
+            ids = self._new(ids, _count(meta.get("completion_tokens")))
         finish = meta.get("finish_reason")
         return Chunk(
-            text=new_text,
+            text="" if ids is not None else _text(event.get("text")),
             ids=ids,
             finish=_finish(finish.get("type") if isinstance(finish, Mapping) else finish),
             prompt_tokens=_count(meta.get("prompt_tokens")),
@@ -186,34 +203,46 @@ class SGLangForm:
             output_tokens=_count(meta.get("completion_tokens")),
         )
 
+    def _new(self, ids: tuple[int, ...], total: int | None) -> tuple[int, ...]:
+        """What of `ids` hasn't come yet; `total` are all that there are by now."""
+        before = len(self._ids)
+        repeats = ids[:before] == self._ids and total != before + len(ids)
+        new = ids[before:] if repeats else ids
+        self._ids += new
+        return new
+
 
 def form_of(facts: ServerFacts, model: str, *, reads_ids: bool) -> Form:
     """The form for a server; `reads_ids` says that we know what its ids mean."""
     match facts.kind:
         case ServerKind.LLAMA_CPP:
             return LlamaForm()
-        case ServerKind.SGLANG:
+        case ServerKind.SGLANG if reads_ids and facts.returns_ids is not False:
             return SGLangForm()
         case kind:
-            known = kind in (ServerKind.VLLM, ServerKind.DSV4)
-            returns = reads_ids and known and facts.returns_ids is not False
+            returns = reads_ids and kind in _RETURNS_IDS and facts.returns_ids is not False
             return OpenAIForm(kind, model, returns)
 
 
-def body_of(form: Form, request: GenerationRequest, max_tokens: int, prompt: str) -> bytes:
+def body_of(form: Form, request: GenerationRequest, sampled: int, prompt: bytes) -> bytes:
     """The request; `prompt` is JSON already, and stands last."""
-    fields = json.dumps(form.fields(request, max_tokens), ensure_ascii=False)
-    return f'{fields[:-1]}, "{form.prompt_name}": {prompt}}}'.encode("utf-8", "surrogatepass")
+    fields = json.dumps(form.fields(request, sampled), ensure_ascii=False)
+    head = f'{fields[:-1]}, "{form.prompt_name}": '
+    return head.encode("utf-8", "surrogatepass") + prompt + b"}"
 
 
-def _extension(request: GenerationRequest) -> dict[str, object]:
+def _extension(request: GenerationRequest, sampled: int) -> dict[str, object]:
     extension: dict[str, object] = {
         "tools": [dict(tool) for tool in request.tools],
         "grammar": request.grammar.value,
         "dialect": request.dialect.value,
     }
     if request.thinking_budget is not None:
-        extension["thinking_budget"] = request.thinking_budget
+        extension["thinking_budget"] = max(0, request.thinking_budget - sampled)
+    if request.answer_schema is not None:
+        extension["answer_schema"] = dict(request.answer_schema)
+    if sampled:
+        extension["continues"] = sampled
     return extension
 
 
@@ -227,6 +256,10 @@ def _first(value: object) -> Mapping[str, Any]:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _line(value: object) -> str | None:
+    return " ".join(value.split())[:_LINE] if isinstance(value, str) and value.strip() else None
 
 
 def _ids(value: object) -> tuple[int, ...] | None:
@@ -245,9 +278,14 @@ def _finish(value: object) -> FinishReason | None:
             return None
         case "length" | "limit":
             return FinishReason.LENGTH
-        case "abort" | "cancelled" | "cancel":
-            return FinishReason.INTERRUPTED
-    return FinishReason.STOP
+        case "stop" | "eos" | "eos_token" | "stop_sequence":
+            return FinishReason.STOP
+    return FinishReason.INTERRUPTED
+
+
+def _stopped(value: object) -> FinishReason:
+    """llama.cpp's `stop_type`; versions before it said less."""
+    return FinishReason.STOP if value in (None, "word") else _finish(value) or FinishReason.STOP
 
 
 def _synced(value: Mapping[str, Any]) -> PrefixSynced | None:
@@ -273,6 +311,6 @@ def _bytes(value: Mapping[str, Any]) -> dict[str, int]:
     return {str(name): size for name, size in value.items() if _count(size) is not None}
 
 
-def plain_prompt(texts: Sequence[str]) -> str:
+def plain_prompt(texts: Sequence[str]) -> bytes:
     """A prompt of text as JSON."""
-    return json.dumps("".join(texts), ensure_ascii=False)
+    return json.dumps("".join(texts), ensure_ascii=False).encode("utf-8", "surrogatepass")

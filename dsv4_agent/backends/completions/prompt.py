@@ -3,49 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from dsv4_agent.backends.base import Conversation
+from dsv4_agent.backends.base import Conversation, Stretch
 from dsv4_agent.backends.completions.tokens import SegmentTokens
-from dsv4_agent.dsml.segments import Segment
 
 
-class PromptIds:
-    """The ids of a conversation, and the JSON array of them; only what is new is encoded and written.
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A stretch that stands in the array, and where it ends: ids and bytes up to there."""
 
-    A transcript with all its ids gives them as they are. Where some are missing (a server that answered in
-    text), its segments are encoded, each once, at the boundaries at which they were appended.
+    stretch: Stretch
+    ids: int
+    bytes: int
+
+
+class GrowingPrompt:
+    """The ids of a conversation as a JSON array; only what was appended is encoded and written.
+
+    A stretch's own ids are taken as they are. Where it has none (a server that answered in text) it is
+    encoded, once, by itself, so that its ids don't depend on what follows.
     """
 
     def __init__(self, tokens: SegmentTokens) -> None:
         self._tokens = tokens
-        self._segments: list[Segment] = []
-        self._encoded: list[int] = []
-        self._written: list[int] = []
-        self._json: list[str] = []
+        self._written: list[_Written] = []
+        self._array = bytearray()
 
-    async def of(self, conversation: Conversation) -> list[int]:
-        """All ids so far. Raises `ModelError`."""
-        try:
-            return list(conversation.tokens())
-        except ValueError:
-            pass
-        segments = list(conversation.segments())
-        if segments[: len(self._segments)] != self._segments:
-            self._segments, self._encoded = [], []
-        for segment in segments[len(self._segments) :]:
-            self._encoded += await self._tokens.encode([segment])
-            self._segments.append(segment)
-        return list(self._encoded)
+    @property
+    def count(self) -> int:
+        """How many ids the array has."""
+        return self._written[-1].ids if self._written else 0
 
-    def json(self, ids: Sequence[int]) -> str:
-        """The JSON array; an extension of the one before is not written anew."""
-        ids = list(ids)
-        count = len(self._written)
-        if ids[:count] != self._written:
-            self._written, self._json, count = [], [], 0
-        if len(ids) > count:
-            self._json.append(",".join(map(str, ids[count:])))
-            self._written = ids
-        if len(self._json) > 1:
-            self._json = [",".join(self._json)]
-        return f"[{self._json[0] if self._json else ''}]"
+    async def follow(self, conversation: Conversation) -> None:
+        """Make the array that of `conversation`, which may also have been cut. Raises `ModelError`."""
+        entries = conversation.entries
+        known = self._written
+        if known and (len(known) > len(entries) or known[-1].stretch is not entries[len(known) - 1]):
+            self._cut(entries)
+        kept = len(self._written)
+        # The opening may have been exchanged under the rest.
+        if kept and self._written[0].stretch is not entries[0]:
+            self._cut(entries)
+            kept = len(self._written)
+        for entry in entries[kept:]:
+            # Ids of another tokenizer would be read as something else by a server that has its own.
+            ids = entry.ids if self._tokens.vocabulary is not None else None
+            self._write(entry, await self._tokens.encode(entry.segments) if ids is None else ids)
+
+    def json(self, more: Sequence[int] = ()) -> bytes:
+        """The array, with `more` ids behind it."""
+        return b"[%s]" % b",".join(filter(None, (self._array, _listed(more))))
+
+    def _cut(self, entries: Sequence[Stretch]) -> None:
+        pairs = zip(self._written, entries, strict=False)
+        kept = next(
+            (place for place, (mine, theirs) in enumerate(pairs) if mine.stretch is not theirs),
+            min(len(self._written), len(entries)),
+        )
+        del self._written[kept:]
+        del self._array[self._written[-1].bytes if self._written else 0 :]
+
+    def _write(self, entry: Stretch, ids: Sequence[int]) -> None:
+        if self._array and ids:
+            self._array += b","
+        self._array += _listed(ids)
+        self._written.append(_Written(entry, self.count + len(ids), len(self._array)))
+
+
+def _listed(ids: Sequence[int]) -> bytes:
+    return ",".join(map(str, ids)).encode()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -22,6 +24,10 @@ NANO: Final = "nano"
 SERVER: Final = "server"
 _CACHED: Final = 4_096
 """Segments whose ids are remembered."""
+_LARGEST: Final = 1 << 26
+"""No vocabulary has so many ids."""
+_STRUCTURE: Final = re.compile(r"<(?=｜)|｜(?=DSML｜)|<(?=/?think>)|<(?=\|\w+\|>)|<(?=/?dsml:)")
+"""The first characters of what spells a special token of V4 or of the generations before it."""
 
 
 class SegmentTokens(Protocol):
@@ -38,6 +44,10 @@ class SegmentTokens(Protocol):
 
     async def encode(self, segments: Sequence[Segment]) -> list[int]:
         """The ids. Raises `ModelError`."""
+        ...
+
+    def knows(self, ids: Sequence[int]) -> bool:
+        """Whether each of them is a token."""
         ...
 
 
@@ -57,12 +67,22 @@ class OwnTokens:
     async def encode(self, segments: Sequence[Segment]) -> list[int]:
         return list(self.tokenizer.encode_segments(segments))
 
+    def knows(self, ids: Sequence[int]) -> bool:
+        from dsv4_model.tokenizer import TokenizerError
+
+        try:
+            for id in ids:
+                self.tokenizer.token_bytes(id)
+        except TokenizerError:
+            return False
+        return True
+
 
 class ServedTokens:
-    """The server's `/tokenize`, in llama.cpp's and vLLM's forms, a request for each new segment.
+    """The server's `/tokenize`, in llama.cpp's and vLLM's forms.
 
-    Content that the server would read as structure is refused, for there is no way to tell it otherwise
-    (llama.cpp knows `parse_special`).
+    Structure and content are asked for apart. Where content spells a special token it goes there in pieces
+    that don't; llama.cpp can be told (`parse_special`). Answers are remembered.
     """
 
     vocabulary = None
@@ -78,31 +98,39 @@ class ServedTokens:
 
     async def encode(self, segments: Sequence[Segment]) -> list[int]:
         ids: list[int] = []
-        for segment in segments:
-            if not segment.text:
-                continue
-            if segment not in self._known:
-                if len(self._known) >= _CACHED:
-                    self._known.pop(next(iter(self._known)))
-                self._known[segment] = await self._ask(segment)
-            ids += self._known[segment]
+        for text, structure in _joined(segments):
+            for piece in self._pieces(text, structure):
+                ids += await self._known_or_asked(Segment(piece, structure))
         return ids
+
+    def knows(self, ids: Sequence[int]) -> bool:
+        return True
+
+    def _pieces(self, text: str, structure: bool) -> list[str]:
+        if structure or self._kind is ServerKind.LLAMA_CPP:
+            return [text]
+        return harmless_pieces(text)
+
+    async def _known_or_asked(self, segment: Segment) -> list[int]:
+        known = self._known.get(segment)
+        if known is None:
+            known = await self._ask(segment)
+            if len(self._known) >= _CACHED:
+                self._known.pop(next(iter(self._known)))
+            self._known[segment] = known
+        return known
 
     async def _ask(self, segment: Segment) -> list[int]:
         body: dict[str, object]
         if self._kind is ServerKind.LLAMA_CPP:
             body = {"content": segment.text, "add_special": False, "parse_special": segment.structure}
         else:
-            if not segment.structure and looks_like_structure(segment.text):
-                raise ModelError(
-                    "a text holds what the server would take for one of its special tokens: set the "
-                    f"profile's tokenizer to \"{DEEPSEEK}\" or to the checkpoint's folder"
-                )
             body = {"prompt": segment.text, "add_special_tokens": False}
             body |= {"model": self._model} if self._model else {}
         answer = await self._client.post_json("/tokenize", body, seconds=60)
         tokens = answer.get("tokens") if isinstance(answer, dict) else None
-        if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+        usable = isinstance(tokens, list) and all(type(id) is int and 0 <= id < _LARGEST for id in tokens)
+        if not isinstance(tokens, list) or not usable:
             raise ServerError(
                 f"{self._client.where} has no usable /tokenize: set the profile's tokenizer to "
                 f'"{DEEPSEEK}" or to a folder',
@@ -111,9 +139,22 @@ class ServedTokens:
         return tokens
 
 
+def _joined(segments: Sequence[Segment]) -> Iterator[tuple[str, bool]]:
+    """Neighbours of one kind as one text, as our own tokenizer has it."""
+    for structure, run in itertools.groupby(segments, key=lambda segment: segment.structure):
+        if text := "".join(segment.text for segment in run):
+            yield text, structure
+
+
+def harmless_pieces(text: str) -> list[str]:
+    """`text` cut within everything that spells a special token, so that no piece does."""
+    places = [0, *(found.end() for found in _STRUCTURE.finditer(text)), len(text)]
+    return [text[start:end] for start, end in itertools.pairwise(places) if start < end]
+
+
 def looks_like_structure(text: str) -> bool:
     """Whether plain text holds what spells one of the model's special tokens."""
-    return "<｜" in text or "｜DSML｜" in text or "<think>" in text or "</think>" in text
+    return _STRUCTURE.search(text) is not None
 
 
 def open_tokens(name: str | None, client: ServerClient, kind: ServerKind, model: str | None) -> SegmentTokens:

@@ -143,6 +143,10 @@ class ServerClient:
             after = f"within {self.profile.timeouts.connect:g} s"
             raise self._unreachable(f"it did not answer {after}", "connect_timeout") from error
         except httpx.ConnectError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                text = f"{self.where} shows a certificate that isn't trusted: {self._clean(str(error))}"
+                message = f"{text}; set the profile's ca_file to the CA that signed it"
+                raise ServerError(message, reason="certificate", unreachable=True) from error
             raise self._unreachable(self._clean(str(error)), "connect_error") from error
         except httpx.ProxyError as error:
             raise self._unreachable(f"the proxy says {self._clean(str(error))}", "proxy_error") from error

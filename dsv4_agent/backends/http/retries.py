@@ -42,7 +42,7 @@ async def retrying(
     policy: RetryPolicy,
     attempt: Callable[[], AsyncIterator[BackendEvent]],
     discards: Callable[[], bool] = lambda: False,
-) -> AsyncIterator[BackendEvent]:
+) -> AsyncGenerator[BackendEvent, None]:
     """The events of an attempt, and of further ones after failures that pass.
 
     `discards` says, after a failure, whether what was sampled so far counts no more. Raises the last

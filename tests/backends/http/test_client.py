@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import ssl
+import subprocess
 import sys
 import traceback
 from typing import Any
@@ -363,3 +366,30 @@ async def test_the_environments_ca_file_is_named(tmp_path: Any, monkeypatch: pyt
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     with pytest.raises(ModelError, match="check SSL_CERT_FILE"):
         await collect(ServerClient(ServerProfile(name="m", base_url="https://127.0.0.1:1")))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+async def test_a_certificate_is_trusted_where_the_profile_says_so(tmp_path: Any) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "ca.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject]
+    subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    trusting = ServerClient(ServerProfile(name="m", base_url=url, ca_file=certificate))
+    assert await trusting.get_json("models") == {}
+    wary = ServerClient(ServerProfile(name="m", base_url=url))
+    with pytest.raises(ServerError, match="set the profile's ca_file") as caught:
+        await wary.get_json("models")
+    assert caught.value.unreachable and not caught.value.retryable
+    await trusting.aclose()
+    await wary.aclose()
+    server.close()
