@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from dsv4_model.cache.kv_cache import Boundary
+    from dsv4_model.cache.layout import CacheLayout
     from dsv4_model.engine import Sequence as Timeline
 
 __all__ = ["BOUNDARIES", "Holdings", "holdings", "shared_bytes"]
@@ -33,15 +34,23 @@ def holdings(timelines: Iterable[Timeline]) -> Holdings:
     """What timelines and their boundaries hold together."""
     kinds: Counter[str] = Counter()
     seen: set[int] = set()
+    rings: Counter[int] = Counter()
+    pages: Counter[int] = Counter()
+    layouts: dict[int, CacheLayout] = {}
     boundaries: dict[int, Boundary] = {}
     for timeline in timelines:
         for part in timeline.cache.parts:
-            kinds.update(part.layout.ring_bytes_by_kind())
-            new = {id(page) for page in part.pages} - seen
-            seen |= new
-            for kind, size in part.layout.page_bytes_by_kind().items():
-                kinds[kind] += size * len(new)
+            key, before = id(part.layout), len(seen)
+            layouts[key] = part.layout
+            seen.update(map(id, part.pages))
+            rings[key] += 1
+            pages[key] += len(seen) - before
         boundaries.update((id(boundary), boundary) for boundary in timeline.boundaries)
+    for key, layout in layouts.items():
+        for kind, size in layout.ring_bytes_by_kind().items():
+            kinds[kind] += size * rings[key]
+        for kind, size in layout.page_bytes_by_kind().items():
+            kinds[kind] += size * pages[key]
     for boundary in boundaries.values():
         kinds[BOUNDARIES] += boundary.nbytes + boundary.logits.nbytes
         # Its full pages are the timeline's own.
