@@ -1,8 +1,8 @@
 """The text <-> id boundary: byte-level BPE with structure and content kept apart.
 
 Special tokens match *anywhere* in a text, so a file that contains ``<｜User｜>`` would otherwise open a new
-turn. The same ``tokenizer.json`` is therefore loaded twice: once with its added tokens (for structure) and
-once without them (for content), where such text becomes ordinary pieces and still decodes to itself.
+turn. There are therefore two encoders over one vocabulary: one with the added tokens (for structure) and one
+without them (for content), where such text becomes ordinary pieces and still decodes to itself.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 import codecs
 import hashlib
 import importlib.util
-import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from tokenizers import Tokenizer as _Backend
+from tokenizers.models import BPE
+
+from dsv4_model.tokenizer_faults import fault_of
 
 BOS = "<｜begin▁of▁sentence｜>"
 EOS = "<｜end▁of▁sentence｜>"
@@ -85,20 +87,10 @@ class Tokenizer:
         self._content = content
         self._added = dict(added)
         self.name = name
-        alphabet = byte_alphabet()
-        self._alphabet = {byte: character for character, byte in alphabet.items()}
-        self._bytes: dict[int, bytes] = {}
-        self._vocabulary = structure.get_vocab(with_added_tokens=False)
-        added_ids = set(added.values())
-        for piece, identifier in self._vocabulary.items():
-            if identifier not in added_ids:
-                try:
-                    self._bytes[identifier] = bytes(alphabet[character] for character in piece)
-                except KeyError:
-                    raise TokenizerError(
-                        f"{name}: token {identifier} ({piece!r}) is not byte-level BPE."
-                    ) from None
-        self._bytes.update({identifier: text.encode() for text, identifier in added.items()})
+        self._byte_of = byte_alphabet()
+        self._character_of = {byte: character for character, byte in self._byte_of.items()}
+        # Filled as ids are met: spelling all of a large vocabulary takes longer than most runs need of it.
+        self._bytes = {identifier: text.encode() for text, identifier in self._added.items()}
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -120,20 +112,17 @@ class Tokenizer:
     @classmethod
     def from_json(cls, text: str, *, name: str = "tokenizer.json") -> Tokenizer:
         """As :meth:`from_file`, from the file's text. ``name`` appears in error messages."""
-        try:
-            definition = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise TokenizerError(f"{name} is not valid JSON: {error}.") from error
-        added = _added_tokens(definition, name)
+        structure = _loaded(text, name)
+        added = {token.content: id for id, token in structure.get_added_tokens_decoder().items()}
         missing = [token for token in REQUIRED_TOKENS if token not in added]
         if missing:
             raise TokenizerError(
                 f"{name} is not a DeepSeek-V4 tokenizer: it has no token {', '.join(missing)}."
             )
-        structure = _backend(definition, name)
-        content = _backend({**definition, "added_tokens": []}, name)
-        vocabulary = structure.get_vocab(with_added_tokens=False)
-        absent = [byte for character, byte in byte_alphabet().items() if character not in vocabulary]
+        content = _without_added_tokens(structure)
+        absent = [
+            byte for character, byte in byte_alphabet().items() if content.token_to_id(character) is None
+        ]
         if absent:
             raise TokenizerError(f"{name}: the vocabulary lacks {len(absent)} of the 256 bytes.")
         leaks = [
@@ -188,33 +177,49 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The exact bytes of one token; for an added token, its text in UTF-8."""
-        try:
-            return self._bytes[token_id]
-        except KeyError:
+        if (known := self._bytes.get(token_id)) is not None:
+            return known
+        piece = self._content.id_to_token(token_id) if 0 <= token_id < 1 << 32 else None
+        if piece is None:
             raise TokenizerError(
                 f"{self.name} has no token with id {token_id}.",
                 "The ids come from another vocabulary: load the tokenizer of the model that produced them.",
-            ) from None
+            )
+        spelled = self._bytes[token_id] = self._spelled(piece, token_id)
+        return spelled
 
     def id_of(self, token: str) -> int | None:
         """The id of the single token with this text (an added token first), or None."""
         if (identifier := self._added.get(token)) is not None:
             return identifier
         raw = token.encode("utf-8", "surrogatepass")
-        return self._vocabulary.get("".join(self._alphabet[byte] for byte in raw))
+        return self._content.token_to_id("".join(self._character_of[byte] for byte in raw))
 
     @cached_property
     def size(self) -> int:
         """Highest id plus one."""
-        return max(self._bytes) + 1
+        return max(self._all_ids) + 1
 
     @cached_property
     def fingerprint(self) -> str:
         """A digest of what every id stands for."""
         digest = hashlib.blake2b(digest_size=16)
-        for identifier, spelled in sorted(self._bytes.items()):
+        for identifier in sorted(self._all_ids):
+            spelled = self.token_bytes(identifier)
             digest.update(b"%d:%d:" % (identifier, len(spelled)) + spelled)
         return digest.hexdigest()
+
+    @cached_property
+    def _all_ids(self) -> frozenset[int]:
+        return frozenset((*self._content.get_vocab().values(), *self._added.values()))
+
+    def _spelled(self, piece: str, identifier: int) -> bytes:
+        try:
+            return bytes(self._byte_of[character] for character in piece)
+        except KeyError:
+            raise TokenizerError(
+                f"{self.name}: token {identifier} ({piece!r}) is not byte-level BPE."
+            ) from None
 
     @property
     def added_tokens(self) -> Mapping[str, int]:
@@ -275,30 +280,25 @@ class StreamDecoder:
         return rest
 
 
-def _added_tokens(definition: Any, name: str) -> dict[str, int]:
-    match definition:
-        case {"model": {"type": "BPE"}, "added_tokens": list(entries)}:
-            pass
-        case {"model": {"type": str(kind)}} if kind != "BPE":
-            raise TokenizerError(f"{name} is not a DeepSeek-V4 tokenizer: its model is {kind}, not BPE.")
-        case _:
-            raise TokenizerError(f"{name} is not a tokenizer file: no BPE model or no added tokens.")
-    if "ByteLevel" not in json.dumps(definition.get("decoder")):
-        raise TokenizerError(f"{name} is not a DeepSeek-V4 tokenizer: its decoder is not byte-level.")
-    added: dict[str, int] = {}
-    for entry in entries:
-        match entry:
-            case {"content": str(text), "id": int(identifier)} if text:
-                added[text] = identifier
-            case _:
-                raise TokenizerError(f"{name}: malformed added token {entry!r}.")
-    return added
-
-
-def _backend(definition: Mapping[str, Any], name: str) -> _Backend:
+def _loaded(text: str, name: str) -> _Backend:
+    """The library's tokenizer, if it is of the right kind."""
     try:
-        return _Backend.from_str(json.dumps(definition, ensure_ascii=False))
+        backend = _Backend.from_str(text)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a Rust panic arrives as a BaseException
-        raise TokenizerError(f"{name} is corrupt: {error}.") from error
+        raise TokenizerError(name + fault_of(text, str(error))) from error
+    if not isinstance(backend.model, BPE) or "ByteLevel" not in str(backend.decoder):
+        raise TokenizerError(name + fault_of(text, "no byte-level BPE"))
+    return backend
+
+
+def _without_added_tokens(structure: _Backend) -> _Backend:
+    """A tokenizer of the same vocabulary, which is held only once."""
+    content = _Backend(structure.model)
+    if structure.normalizer is not None:
+        content.normalizer = structure.normalizer
+    if structure.pre_tokenizer is not None:
+        content.pre_tokenizer = structure.pre_tokenizer
+    content.decoder = structure.decoder
+    return content
