@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Callable
@@ -38,6 +39,7 @@ class Figures:
         early, late: medians of the gaps at the beginning and at the end; a gap is from the end of an answer,
             which holds one call, until the next request was there.
         extended: requests that were exact extensions of the one before, of so many that could be.
+        processor: CPU seconds of the agent and all that it has started, which a busy machine changes little.
         shared: the least share of a body's bytes with which the next one began.
     """
 
@@ -48,6 +50,7 @@ class Figures:
     first_request: int
     last_request: int
     peak_memory: int
+    processor: float
     extended: tuple[int, int]
     shared: float
     aside: int
@@ -80,7 +83,7 @@ async def _measure(agent: Agent, turns: int, home: Path, workspace: Path, second
     async with serving(server):
         launch = agent.launch(Place(server.url, home, workspace))
         with (home / "output.txt").open("wb") as output:
-            begun = perf_counter()
+            spent, begun = _processor_seconds(), perf_counter()
             process = await asyncio.create_subprocess_exec(
                 *launch.command,
                 cwd=workspace,
@@ -94,7 +97,7 @@ async def _measure(agent: Agent, turns: int, home: Path, workspace: Path, second
     if len(server.arrivals) <= turns:
         written = (home / "output.txt").read_text(encoding="utf-8", errors="replace")[-1500:]
         raise RunFailedError(f"{agent.name}: {len(server.arrivals)} of {turns + 1} requests\n{written}")
-    return _figures(server, begun, peak)
+    return _figures(server, begun, peak, _processor_seconds() - spent)
 
 
 async def _watched(process: asyncio.subprocess.Process, seconds: float) -> int:
@@ -112,23 +115,30 @@ async def _watched(process: asyncio.subprocess.Process, seconds: float) -> int:
     return peak
 
 
-def _figures(server: ScriptedServer, begun: float, peak: int) -> Figures:
-    arrivals = server.arrivals
+def _figures(server: ScriptedServer, begun: float, peak: int, processor: float) -> Figures:
+    arrivals = server.arrivals[: server.turns + 1]
     gaps = [after.arrived - before.answered for before, after in pairwise(arrivals)]
     bodies = [arrival.body for arrival in arrivals]
     # The first gap is left out: what is loaded at the first call belongs to no other turn.
     return Figures(
-        turns=len(gaps),
+        turns=server.turns,
         start=arrivals[0].arrived - begun,
         early=median(gaps[1 : 1 + _EDGE]),
         late=median(gaps[-_EDGE:]),
         first_request=len(bodies[0]),
         last_request=len(bodies[-1]),
         peak_memory=peak,
+        processor=processor,
         extended=extensions(bodies),
         shared=min(shared_bytes(a, b) for a, b in pairwise(bodies)),
         aside=server.aside,
     )
+
+
+def _processor_seconds() -> float:
+    """What children that have ended, and theirs, have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _environment(home: Path) -> dict[str, str]:

@@ -64,7 +64,7 @@ class Report:
         """Everything, a line for each agent and length."""
         head = (
             f"{'agent':18}{'turns':>6}{'start':>9}{'gap early':>11}{'late':>9}{'first':>10}{'last':>11}"
-            f"{'peak':>9}{'extends':>10}{'bytes':>8}"
+            f"{'peak':>9}{'CPU':>9}{'extends':>10}{'bytes':>8}"
         )
         lines = [head]
         for agent, turns in sorted(self.runs, key=lambda key: (key[1], list(self.versions).index(key[0]))):
@@ -74,7 +74,7 @@ class Report:
             lines.append(
                 f"{agent:18}{turns:6}{start:7.2f} s{early * 1000:8.1f} ms{late * 1000:6.1f} ms"
                 f"{first / 1000:7.1f} KB{self.typical(agent, turns, 'last_request') / 1000:8.1f} KB"
-                f"{peak / 1e6:6.0f} MB{good / all:9.0%}{min(run.shared for run in runs):8.0%}"
+                f"{peak / 1e6:6.0f} MB{self.typical(agent, turns, 'processor'):7.1f} s{good / all:9.0%}{min(run.shared for run in runs):8.0%}"
             )
         lines += [f"{agent:18} failed: {why}" for agent, why in self.failures.items()]
         return "\n".join(lines)
