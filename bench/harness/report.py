@@ -74,7 +74,8 @@ class Report:
             lines.append(
                 f"{agent:18}{turns:6}{start:7.2f} s{early * 1000:8.1f} ms{late * 1000:6.1f} ms"
                 f"{first / 1000:7.1f} KB{self.typical(agent, turns, 'last_request') / 1000:8.1f} KB"
-                f"{peak / 1e6:6.0f} MB{self.typical(agent, turns, 'processor'):7.1f} s{good / all:9.0%}{min(run.shared for run in runs):8.0%}"
+                f"{peak / 1e6:6.0f} MB{self.typical(agent, turns, 'processor'):7.1f} s"
+                f"{good / all:9.0%}{min(run.shared for run in runs):8.0%}"
             )
         lines += [f"{agent:18} failed: {why}" for agent, why in self.failures.items()]
         return "\n".join(lines)
