@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
 
 from dsv4_agent.backends.completions.tokens import DEEPSEEK, OwnTokens
 from dsv4_agent.backends.facts import ServerFacts, ServerKind
@@ -14,6 +18,8 @@ from dsv4_agent.workbench.engine_settings import resolved
 from dsv4_agent.workbench.local_servers import LocalServer, find_server
 from dsv4_agent.workbench.model_options import NANO, ModelOptions
 from dsv4_agent.workbench.opened_model import OpenedModel
+
+_PATIENCE: Final = 2.0  # seconds
 
 
 def open_warm(name: str, options: ModelOptions) -> OpenedModel | None:
@@ -26,10 +32,12 @@ def open_warm(name: str, options: ModelOptions) -> OpenedModel | None:
         return None
     choice = resolved(engine)
     server = find_server(name, None if choice.cache_format is None else choice.cache_format.value)
-    if server is None:
+    if server is None or not _answers(server):
         return None
     try:
+        from dsv4_agent.backends.completions.backend import CompletionsBackend
         from dsv4_agent.workbench.server_models import ServerModel, open_probed
+        from dsv4_agent.workbench.warm_backend import WarmBackend
 
         tokens = _tokens(name)
     except ImportError:
@@ -37,8 +45,22 @@ def open_warm(name: str, options: ModelOptions) -> OpenedModel | None:
     if tokens is None or tokens.tokenizer.fingerprint != server.tokenizer:
         return None
     opened = open_probed(ServerModel(_profile(name, server), Probed(_facts(server), tokens)), options)
+    assert isinstance(opened.backend, CompletionsBackend), "tokens are asked of it"
     note = f"the model is that of the running server at {server.url} (--no-server loads it here)"
-    return replace(opened, notes=(note, *opened.notes))
+    return replace(opened, backend=WarmBackend(opened.backend, server.url), notes=(note, *opened.notes))
+
+
+def _answers(server: LocalServer) -> bool:
+    """Whether someone is at work there: a process can live and be stopped, or hang."""
+    where = urlsplit(server.url)
+    connection = HTTPConnection(where.hostname or "", where.port, timeout=_PATIENCE)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == HTTPStatus.OK
+    except (OSError, HTTPException, ValueError):
+        return False
+    finally:
+        connection.close()
 
 
 def _tokens(name: str) -> OwnTokens | None:

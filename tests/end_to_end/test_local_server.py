@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 
@@ -12,6 +13,14 @@ pytest.importorskip("starlette", reason="the server needs its packages")
 
 from tests.end_to_end.conftest import Dsv4, check_stream, wait_until
 
+SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {"done": {"type": "boolean"}, "files": {"enum": [0, 1, 2]}},
+        "required": ["done", "files"],
+        "additionalProperties": False,
+    }
+)
 TASK = "Rename old to fresh everywhere."
 
 
@@ -51,6 +60,10 @@ def test_a_running_server_is_used_and_left_alone_when_told(server: Dsv4) -> None
     assert answer(server, "--cache-format", "bf16")[0] == "inprocess"
     listed = server("serve", "--list").stdout.decode()
     assert listed.startswith("nano at http://127.0.0.1:")
+    # An answer is held to a schema there, too.
+    held = server("run", TASK, "--output-schema", SCHEMA, "--permission-mode", "plan")
+    assert held.returncode == 0 and b"running server" in held.stderr, held.stderr.decode()
+    assert type(json.loads(held.stdout)["done"]) is bool
     assert server("serve", "--stop", "--model", "other").returncode == 42
     assert server("serve", "--stop").returncode == 0
     wait_until(lambda: server("serve", "--list").stdout == b"")
