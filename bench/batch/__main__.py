@@ -98,7 +98,7 @@ def batch(folder: Path, top: Path, environment: Mapping[str, str]) -> dict[str, 
 
 
 def misdone(top: Path, items: Sequence[Mapping[str, str]], ended: Mapping[str, Any]) -> list[str]:
-    """Renames that count as done but whose old name is still in the delivered code, or whose new one isn't."""
+    """Renames that count as done, but the delivered code has the old name still, or not the new one."""
     branch = f"dsv4/{ended['batch'].split('-')[2]}"
     wrong = []
     for item, result in zip(items, ended["items"], strict=True):
