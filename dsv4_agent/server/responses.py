@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from dsv4_agent.server.api_errors import ApiError, Json
 from dsv4_agent.server.bodies import read_body
+from dsv4_agent.server.carried_thought import carried
 from dsv4_agent.server.chat_turn import Called, ChatTurn, ChatUsage, Over, Spoken, Thought, open_chat
 from dsv4_agent.server.clients import client_of
 from dsv4_agent.server.responses_body import ResponsesBody
@@ -45,6 +46,7 @@ class _Answer:
         self._numbers = itertools.count()
         self._output: list[dict[str, Any]] = []
         self._open: _Item | None = None
+        self._carries_thoughts = body.carries_thoughts
         self._response: dict[str, Any] = {
             "id": f"resp_{secrets.token_hex(16)}",
             "object": "response",
@@ -64,8 +66,8 @@ class _Answer:
             },
             "store": False,
             "temperature": body.temperature,
-            "text": {"format": {"type": "text"}},
-            "tool_choice": "auto",
+            "text": {"format": body.shown_format},
+            "tool_choice": body.shown_choice,
             "tools": body.tools or [],
             "top_p": body.top_p,
             "truncation": "disabled",
@@ -134,6 +136,8 @@ class _Answer:
             return []
         text = "".join(item.texts)
         done = item.shown("completed", content=[item.kind.part(text)])
+        if item.kind is _REASONING and self._carries_thoughts:
+            done["encrypted_content"] = carried(text)
         self._output.append(done)
         return [
             self._of(item, f"response.{item.kind.event}.done", text=text, **item.kind.extra),
@@ -204,10 +208,6 @@ class _Item:
     def shown(self, status: str, *, content: list[dict[str, Any]]) -> dict[str, Any]:
         item: dict[str, Any] = {"id": self.id, "type": self.kind.type, "status": status, "content": content}
         return {**item, "role": "assistant"} if self.kind is _MESSAGE else {**item, "summary": []}
-
-
-def _effort(body: ResponsesBody) -> str | None:
-    return None if body.reasoning is None else body.reasoning.effort
 
 
 def _usage(usage: ChatUsage) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dsv4_agent.server.api_errors import bad_request
+from dsv4_agent.server.carried_thought import INCLUDE, thought_in
 from dsv4_agent.server.chat_body import FunctionBody
 from dsv4_agent.server.chat_request import ChatRequest, ChoiceKind, ToolChoice
 
@@ -26,6 +27,8 @@ class _Reasoning(BaseModel):
 class _Format(BaseModel):
     model_config = _STRICT
     type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    strict: bool | None = None
     schema_: dict[str, Any] | None = Field(None, alias="schema")
 
 
@@ -61,6 +64,24 @@ class ResponsesBody(BaseModel):
     background: bool | None = None
     user: str | None = Field(None, max_length=512)
     prompt_cache_key: str | None = Field(None, max_length=512)
+    include: list[str] | None = None
+
+    @property
+    def shown_format(self) -> dict[str, Any]:
+        """The format of the answer, as the response repeats it."""
+        given = None if self.text is None else self.text.format
+        return {"type": "text"} if given is None else given.model_dump(by_alias=True, exclude_none=True)
+
+    @property
+    def shown_choice(self) -> str | dict[str, Any]:
+        """The choice of tools, as the response repeats it."""
+        given = self.tool_choice
+        return given.model_dump() if isinstance(given, _NamedChoice) else given or "auto"
+
+    @property
+    def carries_thoughts(self) -> bool:
+        """Whether reasoning is to come in the form in which the client sends it back."""
+        return INCLUDE in (self.include or ())
 
     def request(self, client: str) -> ChatRequest:
         """What is asked for. Raises `ApiError` for what isn't offered."""
@@ -133,7 +154,8 @@ def _messages(given: str | Sequence[Mapping[str, Any]]) -> Iterator[dict[str, An
                 if turn.get("tool_calls") or turn.get("content"):
                     yield {"role": "assistant", "content": "", **turn}
                     turn = {}
-                thought = _text(item.get("content")) or _text(item.get("summary"))
+                thought = _text(item.get("content")) or thought_in(item.get("encrypted_content"))
+                thought = thought or _text(item.get("summary"))
                 turn["reasoning_content"] = turn.get("reasoning_content", "") + thought
             case "function_call":
                 turn.setdefault("tool_calls", []).append(_call(item))

@@ -14,6 +14,7 @@ import pytest
 from dsv4_agent.backends.scripted import ScriptedBackend, parse_script
 from dsv4_agent.loop.preset import default_preset
 from dsv4_agent.server.app import create_app
+from dsv4_agent.server.carried_thought import thought_in
 from dsv4_agent.server.scripted_source import ScriptedSource
 from dsv4_agent.server.service import Service
 from tests.server.conftest import NO_RULES, Served, nano_engine, serving
@@ -77,6 +78,28 @@ async def test_a_response_and_what_follows_it() -> None:
         # What was sampled comes back as it was: the second prompt goes on from the first turn's very tokens.
         whole = [*source.prompts[0], *source.sampled[0]]
         assert list(source.prompts[1][: len(whole)]) == whole
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+async def test_a_thought_comes_back_by_the_field_that_clients_keep(forgets: bool) -> None:
+    async with scripted() as (http, source):
+        first = {"input": "Read it.", "tools": [FUNCTION], "include": ["reasoning.encrypted_content"]}
+        answer = (await http.post("/v1/responses", json=first)).json()
+        thought, *rest = answer["output"]
+        kept = {"type": "reasoning", "summary": [], "encrypted_content": thought["encrypted_content"]}
+        call = rest[-1] | ({"call_id": "call_of_another_server"} if forgets else {})
+        output = {"type": "function_call_output", "call_id": call["call_id"], "output": "x = 1"}
+        again = {**first, "input": [{"role": "user", "content": "Read it."}, kept, *rest[:-1], call, output]}
+        await http.post("/v1/responses", json=again)
+        prompt = source.model.codec.decode(source.prompts[1])
+        assert "<think>I look first.</think>" in prompt
+        plain = (await http.post("/v1/responses", json={**first, "include": None})).json()
+        assert all("encrypted_content" not in item for item in plain.get("output", ()))
+
+
+@pytest.mark.parametrize("value", [None, 3, "", "gAAAAB-of-another-provider", "dsv4:%%%", "dsv4:/w=="])
+def test_fields_of_others_carry_no_thought(value: object) -> None:
+    assert thought_in(value) == ""
 
 
 async def test_a_response_as_a_stream() -> None:
@@ -301,9 +324,10 @@ async def test_the_official_client() -> None:
             text={"format": {"type": "json_schema", "name": "x", "schema": schema}},
         )
         assert type(json.loads(answer.output_text)["ok"]) is bool
+        assert answer.text.format.schema_ == schema and answer.text.format.name == "x"
         async with client.responses.stream(
             model="nano", input="Read a.py", tools=[FUNCTION], tool_choice="required"
         ) as stream:
             final = await stream.get_final_response()
-        assert final.output[-1].name == "read"
+        assert final.tool_choice == "required" and final.output[-1].name == "read"
         assert "path" in json.loads(final.output[-1].arguments)
