@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 pytest.importorskip("tokenizers", reason="agreement needs our tokenizer")
@@ -19,6 +21,8 @@ from dsv4_model.tokenizer import Tokenizer
 from tests.imitated_server import ImitatedServer, llama, model_list, sglang, tokenizing, transformers, vllm
 
 NANO = Tokenizer.from_file(WEIGHTS / "tokenizer.json")
+SINGLE = {NANO.token_bytes(id)[0]: id for id in range(NANO.size) if len(NANO.token_bytes(id)) == 1}
+"""The tokens of single bytes."""
 
 
 def as_nano(text: str) -> list[int]:
@@ -27,6 +31,16 @@ def as_nano(text: str) -> list[int]:
 
 def as_letters(text: str) -> list[int]:
     return [ord(letter) for letter in text]
+
+
+def as_nano_in_small_pieces(text: str) -> list[int]:
+    """The same vocabulary, but no merge is made."""
+    parts = re.split("(" + "|".join(map(re.escape, NANO.added_tokens)) + ")", text)
+    ids: list[int] = []
+    for part in parts:
+        structural = NANO.added_tokens.get(part)
+        ids += [SINGLE[byte] for byte in part.encode()] if structural is None else [structural]
+    return ids
 
 
 async def ask(server: ImitatedServer, **profile: object) -> Probed:
@@ -51,6 +65,14 @@ async def test_vllm_with_our_tokenizer_speaks_tokens() -> None:
     assert facts.model == "deepseek-ai/DeepSeek-V4-Flash-0731" and facts.tokens_agree is True
     assert facts.protocols[0] is ServerProtocol.TOKENS and probed.tokens is not None
     assert len(server.asked) == 2 and not facts.problems
+
+
+async def test_the_same_vocabulary_put_together_otherwise_will_do() -> None:
+    """Our ids mean the same there, and it's we who make them."""
+    routes = {**llama(), "POST /tokenize": tokenizing(as_nano_in_small_pieces, "content")}
+    with ImitatedServer(routes) as server:
+        facts = await facts_of(server)
+    assert facts.tokens_agree is True and facts.protocols[0] is ServerProtocol.TOKENS
 
 
 async def test_another_tokenizer_means_chat_and_a_word_about_it() -> None:
