@@ -111,6 +111,8 @@ class TurnSampler:
         """Take one event of the backend; returns what front ends should see of it."""
         match event:
             case SampledIds(ids):
+                if self.synced is None and not self._ids:
+                    self._first = monotonic()
                 self._count_reasoning(ids)
                 self._ids.extend(ids)
                 return self._show(self._parser.feed_ids(ids))
