@@ -68,7 +68,7 @@ def plan(package: str, jobs: int, retries: int) -> str:
     environment = "PYTHONPATH=src PYTHONDONTWRITEBYTECODE=1"
     verify = [
         f"{environment} {sys.executable} -c '{imports}'",
-        f"{environment} {sys.executable} -m pytest -q -p no:cacheprovider {tests}",
+        f"{environment} {sys.executable} -m pytest -q -p no:cacheprovider -p no:asyncio {tests}",
         "! grep -rnw {old} src tests",
         "grep -rqw {new} src",
     ]
