@@ -67,10 +67,10 @@ def plan(package: str, jobs: int, retries: int) -> str:
     imports, tests = CHECKS[package]
     environment = "PYTHONPATH=src PYTHONDONTWRITEBYTECODE=1"
     verify = [
-        f"{environment} {sys.executable} -c '{imports}'",
-        f"{environment} {sys.executable} -m pytest -q -p no:cacheprovider -p no:asyncio {tests}",
         "! grep -rnw {old} src tests",
         "grep -rqw {new} src",
+        f"{environment} {sys.executable} -c '{imports}'",
+        f"{environment} {sys.executable} -m pytest -q -p no:cacheprovider -p no:asyncio {tests}",
     ]
     keys = {
         "name": package,
