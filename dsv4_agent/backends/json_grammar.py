@@ -77,6 +77,43 @@ class JsonConstraint:
             self._matcher.consume_token(token_id)
 
 
+class JsonValue:
+    """One JSON value inside a call, with the `</` that closes it. Raises `JsonSchemaError`."""
+
+    def __init__(self, schema: Mapping[str, Any], vocabulary: JsonVocabulary) -> None:
+        from llguidance import LLMatcher
+
+        text = json.dumps({**schema, "x-guidance": _FORM})
+        if len(text) > _SIZE:
+            raise JsonSchemaError(f"the schema has over {_SIZE >> 20} MiB")
+        grammar = f'start: value "</"\nvalue: %json {text}'
+        try:
+            self._matcher = LLMatcher(_tokenizer(vocabulary), grammar)
+        except ValueError as error:
+            raise JsonSchemaError(_first_line(error)) from error
+        if problem := self._matcher.get_error():
+            raise JsonSchemaError(_first_line(problem))
+
+    @property
+    def over(self) -> bool:
+        """Whether the value is closed."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    def allowed(self) -> NDArray[np.int64] | None:
+        """The ids that may come next; None after one that might not."""
+        import numpy as np
+
+        if self._matcher.is_error() or self._matcher.is_stopped():
+            return None
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        return np.flatnonzero(np.unpackbits(bits, bitorder="little"))
+
+    def accept(self, token_id: int, /) -> None:
+        """The id that came."""
+        if not self._matcher.is_stopped():
+            self._matcher.consume_token(token_id)
+
+
 _TOKENIZERS: WeakKeyDictionary[Any, LLTokenizer] = WeakKeyDictionary()
 
 

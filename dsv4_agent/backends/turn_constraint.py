@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dsv4_agent.backends.json_grammar import JsonConstraint, JsonSchemaError, JsonVocabulary
+from dsv4_agent.backends.json_grammar import JsonConstraint, JsonSchemaError, JsonValue, JsonVocabulary
 from dsv4_agent.dsml.dialect import DSML, END_THINK, THINK, Dialect, GrammarMode, tags_of
 from dsv4_agent.dsml.grammar import DsmlConstraint
 from dsv4_agent.dsml.schema import ToolSchema
@@ -73,17 +73,38 @@ def turn_constraint(
 
 def calls_constraint(
     tools: Sequence[Mapping[str, Any]],
-    vocabulary: Vocabulary,
+    vocabulary: JsonVocabulary,
     dialect: Dialect,
     grammar: GrammarMode = GrammarMode.ON,
     *,
     single: bool = False,
+    typed: frozenset[str] = frozenset(),
 ) -> DsmlConstraint | None:
-    """The grammar of tool calls: only declared tools and parameters, values free."""
+    """The grammar of tool calls: only declared tools and parameters, values free but for `typed` tools.
+
+    JSON values of these keep to their schemas, as far as llguidance is installed and understands them.
+    """
     if not tools or grammar is GrammarMode.OFF:
         return None
     schemas = {schema.name: schema for schema in map(ToolSchema.from_function, tools)}
-    return DsmlConstraint(schemas, vocabulary, dialect, grammar, single=single)
+    if not typed:
+        return DsmlConstraint(schemas, vocabulary, dialect, grammar, single=single)
+
+    def value(tool: str, key: str) -> JsonValue | None:
+        try:
+            return JsonValue(_schema_of(schemas[tool], key), vocabulary)
+        except (JsonSchemaError, ImportError):
+            return None
+
+    return DsmlConstraint(schemas, vocabulary, dialect, grammar, single=single, typed=typed, values=value)
+
+
+def _schema_of(tool: ToolSchema, key: str) -> dict[str, Any]:
+    """A parameter's schema that stands alone: what it refers to comes along."""
+    declared = tool.properties[key]
+    own = dict(declared) if isinstance(declared, Mapping) else {}
+    shared = {name: tool.parameters[name] for name in ("$defs", "definitions") if name in tool.parameters}
+    return {**shared, **own}
 
 
 def calls_opener(dialect: Dialect) -> str:

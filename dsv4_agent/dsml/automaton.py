@@ -15,6 +15,7 @@ from dsv4_agent.dsml.dialect import Dialect, tags_of
 from dsv4_agent.dsml.schema import ToolSchema, types_of
 
 MARKER = 256
+_MOST_MEMBERS = 256
 _NOT_IN_NAMES = frozenset(b'"<>\r\n')
 
 
@@ -52,9 +53,10 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class ValueOf:
-    """The value of a parameter begins; `then` follows its closer."""
+    """The value of a parameter begins; `then` follows its closer. A JSON value has its parameter's `key`."""
 
     then: Call
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,19 @@ class NameOf:
 
 @dataclass(eq=False, slots=True)
 class Value:
-    """Inside a value; `tail` is how much of `</` was written last (0, 1 or 2 bytes)."""
+    """Inside a value; `tail` is how much of `</` was written last (0, 1 or 2 bytes).
+
+    `tool` and `key` say which value it is, where JSON values are told apart.
+    """
 
     then: Call
     tail: int
+    key: str | None = None
+
+    @property
+    def tool(self) -> str:
+        """Whose value it is."""
+        return self.then.tool
 
 
 @dataclass(eq=False, slots=True)
@@ -84,11 +95,22 @@ State = Literal | Value | FreeName
 
 
 class Automaton:
-    """The grammar of one set of tools in one dialect; with `single` a block has exactly one call."""
+    """The grammar of one set of tools in one dialect; with `single` a block has exactly one call.
 
-    def __init__(self, tools: Mapping[str, ToolSchema], dialect: Dialect, *, single: bool = False) -> None:
+    `typed` tools have JSON values that are told apart, and of a text with an enumeration only its members.
+    """
+
+    def __init__(
+        self,
+        tools: Mapping[str, ToolSchema],
+        dialect: Dialect,
+        *,
+        single: bool = False,
+        typed: frozenset[str] = frozenset(),
+    ) -> None:
         self._tools = tools
         self._single = single
+        self._typed = typed
         tags = tags_of(dialect)
         self._calls = tags.calls.removeprefix(wire.DSML)
         self._invoke = tags.invoke.removeprefix(wire.DSML)
@@ -111,11 +133,11 @@ class Automaton:
                 if following is None or following.goal is None or isinstance(following.goal, End):
                     return following
                 return self._at(following.goal)
-            case Value(then, tail):
+            case Value(then, tail, key):
                 if symbol == MARKER:
                     return self._at(("closer", then)) if tail == 2 else None
                 tail = 1 if symbol == 0x3C else 2 if symbol == 0x2F and tail == 1 else 0
-                return self._at(("value", then, tail))
+                return self._at(("value", then, tail, key))
             case FreeName(call, empty):
                 if symbol == 0x22:
                     return None if empty else self._at(("attribute", call))
@@ -141,10 +163,10 @@ class Automaton:
                 return self._build_calls(first)
             case Call():
                 return self._build_call(place)
-            case ValueOf(then):
-                return self._at(("value", then, 0))
-            case ("value", Call() as then, int(tail)):
-                return Value(then, tail)
+            case ValueOf(then, key):
+                return self._at(("value", then, 0, key))
+            case ("value", Call() as then, int(tail), (str() | None) as key):
+                return Value(then, tail, key)
             case NameOf(call):
                 return FreeName(call, empty=True)
             case ("name", Call() as call):
@@ -177,8 +199,14 @@ class Automaton:
             if key in call.given:
                 continue
             then = Call(call.tool, call.given | {key}, call.parameters + 1)
+            typed = call.tool in self._typed
             for flag in _flags(types_of(declared)):
-                _plant(root, f'{head}{key}" string="{flag}">', ValueOf(then))
+                begun = f'{head}{key}" string="{flag}">'
+                if typed and flag == "true" and (members := _members(declared)):
+                    for member in members:
+                        _plant(root, f"{begun}{member}</\0{self._parameter}>\n", then)
+                    continue
+                _plant(root, begun, ValueOf(then, key if typed and flag == "false" else None))
         if schema.open_ended and not schema.properties:
             _plant(root, head, NameOf(Call(call.tool, call.given, 1)))
         if call.given.issuperset(schema.required):
@@ -194,6 +222,16 @@ def _flags(types: tuple[str, ...]) -> tuple[str, ...]:
     if "string" not in types:
         return ("false",)
     return ("true",) if set(types) <= {"string"} else ("true", "false")
+
+
+def _members(declared: object) -> list[str]:
+    """The texts that a parameter may be, where its schema lists them and nothing else may come."""
+    if not isinstance(declared, Mapping):
+        return []
+    values = declared.get("enum", [declared["const"]] if "const" in declared else [])
+    texts = [value for value in values if isinstance(value, str)] if isinstance(values, list) else []
+    usable = len(texts) <= _MOST_MEMBERS and not any("\0" in text or "</" in text for text in texts)
+    return texts if usable else []
 
 
 def _plant(root: Literal, text: str, goal: Place | ValueOf | NameOf) -> None:

@@ -7,10 +7,10 @@ values are free, so the mask is active on all tokens of a block but narrow only 
 from __future__ import annotations
 
 import codecs
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -31,7 +31,8 @@ class DsmlConstraint:
     It wakes when the token `｜DSML｜` is sampled behind a `<` that begins a line outside fenced code (where
     the parser would see a block, too) and holds until the end of the turn. `counted` is the number of tokens
     sampled while it was awake; `violations` how many of them the grammar forbids, after which it gives up.
-    With `single` a block has exactly one call.
+    With `single` a block has exactly one call. `values` says what the JSON values of the `typed` tools may
+    be; all other values are free.
     """
 
     def __init__(
@@ -42,10 +43,14 @@ class DsmlConstraint:
         mode: GrammarMode = GrammarMode.ON,
         *,
         single: bool = False,
+        typed: frozenset[str] = frozenset(),
+        values: ValueConstraints | None = None,
     ) -> None:
         self.counted = 0
         self.violations = 0
-        self._grammar = _grammar_of(tools, vocabulary, dialect, single)
+        self._grammar = _grammar_of(tools, vocabulary, dialect, single, typed)
+        self._values = values
+        self._value: ValueConstraint | None = None
         self._awake = bool(tools) and mode is not GrammarMode.OFF
         self._masks = mode is GrammarMode.ON
         self._state: State | None = None
@@ -56,6 +61,11 @@ class DsmlConstraint:
         """Ids that may be sampled next; None when anything may. They are shared: don't change them."""
         if self._state is None or not self._masks:
             return None
+        if self._value is not None:
+            marker = self._grammar.special.dsml
+            allowed = [marker] if self._value.over and marker is not None else self._value.allowed()
+            if allowed is not None:
+                return allowed
         return self._grammar.allowed(self._state)
 
     def accept(self, token_id: int) -> None:
@@ -70,10 +80,28 @@ class DsmlConstraint:
             self._awake = False
             self._state = None
             return
-        self._state = self._grammar.advance(self._state, token_id)
+        before, self._state = self._state, self._grammar.advance(self._state, token_id)
         if self._state is None:
             self.violations += 1
             self._awake = False
+        elif self._value is not None:
+            self._follow_value(token_id)
+        elif isinstance(self._state, Value) and not isinstance(before, Value):
+            self._value = self._value_at(self._state, token_id)
+
+    def _value_at(self, state: Value, token_id: int) -> ValueConstraint | None:
+        """The constraint of a value that begins behind a token, if it has one."""
+        begins = self._grammar.vocabulary.token_bytes(token_id).endswith(b">")
+        if self._values is None or state.key is None or not begins:
+            return None
+        return self._values(state.tool, state.key)
+
+    def _follow_value(self, token_id: int) -> None:
+        assert self._value is not None
+        if isinstance(self._state, Value):
+            self._value.accept(token_id)
+        else:
+            self._value = None
 
     def _watch(self, token_id: int) -> None:
         special = self._grammar.special
@@ -86,6 +114,24 @@ class DsmlConstraint:
             self._lines = LineTracker()
         else:
             self._lines.advance(self._decoder.decode(self._grammar.vocabulary.token_bytes(token_id)))
+
+
+class ValueConstraint(Protocol):
+    """What one JSON value may be, up to and including the `</` behind it, after which it is `over`.
+
+    `allowed` is None where the constraint has lost its way: the value is then free.
+    """
+
+    @property
+    def over(self) -> bool: ...
+
+    def allowed(self) -> Ids | None: ...
+
+    def accept(self, token_id: int, /) -> None: ...
+
+
+ValueConstraints: TypeAlias = Callable[[str, str], ValueConstraint | None]
+"""The constraint of a value by its tool's and its parameter's name; None leaves it free."""
 
 
 class _Grammar:
@@ -134,6 +180,8 @@ class _Grammar:
         """Add the ids whose bytes begin with `prefix`, which led to `state`, and go on legally."""
         index = self._index
         if isinstance(state, Value):
+            if state.key is not None:  # its own constraint must see all of it, from its first byte on
+                high = bisect_right(index.texts, prefix, low, high)
             ids.extend(index.ids[low:high])
             return
         while low < high and index.texts[low] == prefix:
@@ -178,15 +226,19 @@ _INDEXES: WeakKeyDictionary[Vocabulary, _TokenIndex] = WeakKeyDictionary()
 
 
 def _grammar_of(
-    tools: Mapping[str, ToolSchema], vocabulary: Vocabulary, dialect: Dialect, single: bool
+    tools: Mapping[str, ToolSchema],
+    vocabulary: Vocabulary,
+    dialect: Dialect,
+    single: bool,
+    typed: frozenset[str],
 ) -> _Grammar:
     index = _INDEXES.get(vocabulary)
     if index is None:
         index = _INDEXES[vocabulary] = _TokenIndex(vocabulary)
-    key = (dialect, single, tuple((name, repr(schema.parameters)) for name, schema in tools.items()))
+    key = (dialect, single, typed, tuple((name, repr(schema.parameters)) for name, schema in tools.items()))
     grammar = index.grammars.get(key)
     if grammar is None:
-        grammar = _Grammar(Automaton(tools, dialect, single=single), vocabulary, index)
+        grammar = _Grammar(Automaton(tools, dialect, single=single, typed=typed), vocabulary, index)
         index.grammars[key] = grammar
         if len(index.grammars) > _KEPT:  # a server meets many sets of tools
             index.grammars.popitem(last=False)

@@ -25,6 +25,7 @@ class FunctionBody(BaseModel):
     name: str = Field(pattern=_NAME)
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
     @field_validator("parameters")
     @classmethod
@@ -41,11 +42,12 @@ class FunctionBody(BaseModel):
         return parameters
 
     def plain(self) -> dict[str, Any]:
-        """Name, description and parameters."""
+        """Name, description, parameters, and whether its arguments must keep to them."""
         return {
             "name": self.name,
             "description": self.description or "",
             "parameters": self.parameters or {},
+            "strict": self.strict is True,
         }
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from dsv4_agent.backends.json_grammar import ANY_OBJECT
 from dsv4_agent.backends.turn_constraint import AfterThinking, AnswerOrCalls, calls_constraint, opening_of
@@ -41,7 +41,12 @@ def _calls_constraint(
 ) -> DsmlConstraint | None:
     mode = GrammarMode.ON if request.choice.kind is ChoiceKind.REQUIRED else request.grammar
     constraint = calls_constraint(
-        request.callable, model.codec, model.dialect, mode, single=not request.choice.parallel
+        request.callable,
+        model.codec,
+        model.dialect,
+        mode,
+        single=not request.choice.parallel,
+        typed=frozenset(tool["name"] for tool in request.callable if _typed(tool, request)),
     )
     if constraint is None:
         return None
@@ -49,6 +54,11 @@ def _calls_constraint(
         constraint.accept(token)
     constraint.counted = 0
     return constraint
+
+
+def _typed(tool: Mapping[str, Any], request: ChatRequest) -> bool:
+    """Whether a tool's JSON values are held to their schemas: where the client asks for it, or for a call."""
+    return tool.get("strict") is True or request.choice.kind is ChoiceKind.REQUIRED
 
 
 def _json_constraint(request: ChatRequest, model: ServedModel) -> Constraint:

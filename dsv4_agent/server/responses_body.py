@@ -132,7 +132,7 @@ def _functions(tools: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for tool in tools:
         if tool.get("type") == "function":
             yield FunctionBody.model_validate(
-                {name: tool.get(name) for name in ("name", "description", "parameters")}
+                {name: tool.get(name) for name in ("name", "description", "parameters", "strict")}
             ).plain()
 
 

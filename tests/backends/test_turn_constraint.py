@@ -14,10 +14,16 @@ from hypothesis import strategies as st
 pytest.importorskip("torch", reason="the engine samples here")
 pytest.importorskip("llguidance", reason="JSON schemas need it")
 
-from dsv4_agent.backends.turn_constraint import thought_is_open, turn_constraint
+from dsv4_agent.backends.turn_constraint import (
+    calls_constraint,
+    calls_opener,
+    thought_is_open,
+    turn_constraint,
+)
 from dsv4_agent.dsml.dialect import Dialect, GrammarMode
-from dsv4_agent.dsml.events import FinishReason
+from dsv4_agent.dsml.events import FinishReason, ParsedMessage
 from dsv4_agent.dsml.parse import StreamParser
+from dsv4_agent.dsml.schema import ToolSchema
 from dsv4_model.engine import Engine
 from dsv4_model.sampling import SamplingParams
 from tests.model import tiny
@@ -172,3 +178,91 @@ def test_the_last_marker_tells_whether_a_thought_is_open() -> None:
     assert thought_is_open(TOKENIZER.encode(THINKING, True), TOKENIZER)
     assert not thought_is_open(TOKENIZER.encode(THINKING + "y</think>", True), TOKENIZER)
     assert not thought_is_open([], TOKENIZER)
+
+
+BOOK = {
+    "name": "book",
+    "description": "Book a table.",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "guests": {"type": "integer", "minimum": 1, "maximum": 12},
+            "when": {"enum": ["noon", "evening"]},
+            "wishes": {"type": "array", "items": {"$ref": "#/$defs/wish"}, "minItems": 1, "maxItems": 2},
+        },
+        "required": ["guests", "when", "wishes"],
+        "additionalProperties": False,
+        "$defs": {
+            "wish": {
+                "type": "object",
+                "properties": {"what": {"type": "string", "maxLength": 6}, "kind": {"enum": ["a</b", 1]}},
+                "required": ["what", "kind"],
+                "additionalProperties": False,
+            }
+        },
+    },
+}
+
+
+def called(seed: int, typed: frozenset[str], tool: Mapping[str, Any] = BOOK) -> ParsedMessage:
+    """A call that random weights are made to sample."""
+    opening = TOKENIZER.encode(calls_opener(Dialect.V4), True)
+    ids = [*TOKENIZER.encode(CHAT, True), *opening]
+    held = calls_constraint((tool,), TOKENIZER, Dialect.V4, single=True, typed=typed)
+    assert held is not None
+    for token in opening:
+        held.accept(token)
+    sequence = ENGINE.sequence()
+    sequence.sync(ids)
+    params = SamplingParams(temperature=100.0, seed=seed, max_tokens=600)
+    sampled = list(sequence.generate(params, constraint=held))
+    assert held.violations == 0
+    parser = StreamParser(
+        {tool["name"]: ToolSchema.from_function(tool)}, thinking=False, vocabulary=TOKENIZER
+    )
+    parser.feed_ids([*opening, *sampled])
+    return parser.finish(FinishReason.STOP if sampled[-1] == TOKENIZER.eos_id else FinishReason.LENGTH)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_forced_calls_have_arguments_of_their_schema(seed: int) -> None:
+    [call] = called(seed, frozenset({"book"})).calls
+    assert call.error is None and call.name == "book"
+    jsonschema.validate(call.arguments, BOOK["parameters"])
+
+
+def test_without_that_values_are_free() -> None:
+    wrong = 0
+    for seed in range(3):
+        message = called(seed, frozenset())
+        wrong += not message.calls or message.calls[0].error is not None
+    assert wrong
+
+
+def test_a_value_whose_schema_cannot_be_followed_is_free() -> None:
+    odd = {"type": "array", "items": {"type": "string", "pattern": "^(?=x)"}}
+    tool = {"name": "odd", "parameters": {"type": "object", "properties": {"a": odd}, "required": ["a"]}}
+    held = calls_constraint((tool,), TOKENIZER, Dialect.V4, typed=frozenset({"odd"}))
+    assert held is not None
+    text = (
+        calls_opener(Dialect.V4) + '<｜DSML｜invoke name="odd">\n<｜DSML｜parameter name="a" string="false">'
+    )
+    for token in TOKENIZER.encode(text, True):
+        held.accept(token)
+    allowed = held.allowed()
+    assert allowed is not None and len(allowed) > TOKENIZER.size // 2
+
+
+def test_a_value_begins_where_its_constraint_sees_it() -> None:
+    held = calls_constraint((BOOK,), TOKENIZER, Dialect.V4, typed=frozenset({"book"}))
+    assert held is not None
+    head = '<｜DSML｜invoke name="book">\n<｜DSML｜parameter name="guests" string="false"'
+    for token in TOKENIZER.encode(calls_opener(Dialect.V4) + head, True):
+        held.accept(token)
+    allowed = held.allowed()
+    assert allowed is not None
+    assert {TOKENIZER.token_bytes(int(token)) for token in allowed} == {b">"}
+    held.accept(int(allowed[0]))
+    allowed = held.allowed()
+    assert allowed is not None
+    assert all(TOKENIZER.token_bytes(int(token))[:1].isdigit() for token in allowed)
