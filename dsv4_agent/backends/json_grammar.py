@@ -63,9 +63,11 @@ class JsonConstraint:
             raise JsonSchemaError(_first_line(problem))
 
     def allowed(self) -> NDArray[np.int64] | list[int]:
-        """The ids that may come next."""
+        """The ids that may come next. Raises `JsonSchemaError` where the schema is too much to follow."""
         import numpy as np
 
+        if self._matcher.is_error():
+            raise JsonSchemaError(_first_line(self._matcher.get_error()))
         if self._matcher.is_stopped():
             return [self._eos]
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from dsv4_agent.backends.json_grammar import JsonSchemaError
 from dsv4_agent.server.api_errors import ApiError, bad_request
 from dsv4_agent.server.mistakes import kind_and_place
 from dsv4_model.engine import CacheMemoryError, ContextOverflowError, SequenceError
@@ -34,6 +35,8 @@ def told(error: Exception) -> ApiError:
             return bad_request(str(error), code="context_length_exceeded")
         case SequenceError() | SamplingError():
             return bad_request(str(error))
+        case JsonSchemaError():
+            return bad_request(f"The schema can't be followed: {error}", "response_format")
         case CacheMemoryError():
             return out_of_memory(error)
     _log.error("a turn failed: %s", kind_and_place(error))

@@ -104,3 +104,31 @@ def test_schemas_that_cannot_be_followed(schema: Any) -> None:
     with pytest.raises(JsonSchemaError) as caught:
         JsonConstraint(schema, TOKENIZER)
     assert "\n" not in str(caught.value)
+
+
+def test_a_lost_constraint_ends_nothing_quietly() -> None:
+    constraint = JsonConstraint({"type": "boolean"}, TOKENIZER)
+    constraint.accept(TOKENIZER.encode("{", False)[0])
+    with pytest.raises(JsonSchemaError) as caught:
+        constraint.allowed()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "maxLength": 10**9},
+        {"type": "array", "items": {"type": "integer"}, "minItems": 10**6},
+        {"type": "string", "pattern": "((x{1,500}){1,500}){1,500}"},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}}},
+    ],
+)
+def test_greedy_schemas_are_followed_or_refused(schema: Any) -> None:
+    try:
+        constraint = JsonConstraint(schema, TOKENIZER)
+        for _ in range(20):
+            allowed = constraint.allowed()
+            assert len(allowed)
+            constraint.accept(int(allowed[-1]))
+    except JsonSchemaError as error:
+        assert "\n" not in str(error)
