@@ -1,8 +1,8 @@
 """Which names are renamed to what: by a rule that knows nothing of the model's luck.
 
 Old names are public functions and methods, defined once, of two or three words in lower case, each of whose
-occurrences is a whole word in Python code, at most `MOST` of them in at most two files. New ones are a verb
-and a noun that occur nowhere.
+occurrences is a whole word in one file of Python code, at most `MOST` of them. New ones are a verb and a noun
+that occur nowhere.
 """
 
 from __future__ import annotations
@@ -53,4 +53,4 @@ def _fits(name: str, texts: dict[Path, str]) -> bool:
     anywhere = sum(text.count(name) for text in found.values())
     words = sum(len(re.findall(rf"\b{name}\b", text)) for text in found.values())
     in_code = all(path.suffix == ".py" for path in found)
-    return in_code and anywhere == words and 2 <= words <= MOST and len(found) <= 2
+    return in_code and anywhere == words and 2 <= words <= MOST and len(found) == 1
