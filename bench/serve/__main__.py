@@ -38,13 +38,18 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     seconds = given.minutes * 60
+    machine = {
+        "processors": len(os.sched_getaffinity(0)),
+        "system": platform.machine(),
+        "load_average_before": round(os.getloadavg()[0], 2),
+    }
     with serving() as server:
         alone, before = asyncio.run(load(server, 1, _ALONE_SECONDS))
         together, during = asyncio.run(load(server, given.clients, seconds))
     with serving("--max-sequences", "8", "--queue", "8") as server:
         overload, after = asyncio.run(load(server, given.clients, _OVERLOAD_SECONDS))
     figures = {
-        "machine": {"processors": len(os.sched_getaffinity(0)), "system": platform.machine()},
+        "machine": machine,
         "versions": {"dsv4": __version__, "python": platform.python_version()},
         "alone": of_load(alone, _ALONE_SECONDS, before),
         "together": of_load(together, seconds, during),

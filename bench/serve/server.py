@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,9 @@ class Running:
 def serving(*arguments: str) -> Iterator[Running]:
     """`dsv4 serve` with V4-Nano on a free port, as users start it, while inside."""
     command = (sys.executable, "-m", "dsv4_agent.cli.main", "serve", "--model", "nano", "--port", "0")
-    environment = {**os.environ, "DSV4_SERVE_TOKEN": TOKEN}
+    # A state folder of its own: `dsv4 run` of whoever measures must not find this server.
+    folder = tempfile.TemporaryDirectory(prefix="dsv4-bench-")
+    environment = {**os.environ, "DSV4_SERVE_TOKEN": TOKEN, "DSV4_STATE_DIR": folder.name}
     process = subprocess.Popen([*command, "--ephemeral", *arguments], stdout=subprocess.PIPE, env=environment)
     try:
         assert process.stdout is not None
@@ -39,6 +42,7 @@ def serving(*arguments: str) -> Iterator[Running]:
     finally:
         process.terminate()
         process.wait(60)
+        folder.cleanup()
 
 
 @dataclass(frozen=True, slots=True)

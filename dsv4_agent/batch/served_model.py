@@ -19,7 +19,12 @@ def main() -> int:
     model, sequences = sys.argv[1], int(sys.argv[2])
     engine = EngineChoice(keep_conversations=False)
     options = ServeOptions(
-        model=model, token=os.environ[TOKEN], sequences=sequences, queue=sequences * 4, engine=engine
+        model=model,
+        token=os.environ[TOKEN],
+        sequences=sequences,
+        queue=sequences * 4,
+        announce=False,
+        engine=engine,
     )
     return execute(options)
 

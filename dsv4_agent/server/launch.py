@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from dsv4_agent.loop.events import Subtype
@@ -80,7 +81,8 @@ def _serve(options: ServeOptions) -> int:
             name = plain_line(service.model.name)
             print(f"dsv4 serves {name} at {address.url}", flush=True)
 
-        with announced(_announcement(options, service, address.url, token)):
+        announcement = _announcement(options, service, address.url, token)
+        with announced(announcement) if options.announce else nullcontext():
             serve(app, listener, limits, ready, options.patience)
     return int(ExitCode.OK)
 

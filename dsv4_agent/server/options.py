@@ -11,7 +11,11 @@ from dsv4_agent.workbench.model_options import NANO, EngineChoice
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """The options of `dsv4 serve`; see its help. `seconds` and `patience` are in seconds."""
+    """The options of `dsv4 serve`; see its help. `seconds` and `patience` are in seconds.
+
+    `announce` lets `chat` and `run` of the same user find the server; one that belongs to another program,
+    and ends with it, is not announced.
+    """
 
     model: str = NANO
     host: str = "127.0.0.1"
@@ -28,4 +32,5 @@ class ServeOptions:
     idle_bytes: int = 1 << 30
     patience: float = 10.0
     dialect: Dialect | None = None
+    announce: bool = True
     engine: EngineChoice = field(default_factory=EngineChoice)

@@ -30,7 +30,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             **os.environ,
             "DSV4_CONFIG_DIR": str(tmp_path / "config"),
             "DSV4_KV_DIR": str(tmp_path / "kv"),
-            "XDG_RUNTIME_DIR": str(tmp_path),
+            "DSV4_STATE_DIR": str(tmp_path / "state"),
         }
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -91,6 +91,28 @@ def test_a_script_is_served_without_a_model(start: Start, tmp_path: Path) -> Non
         body = {"messages": [{"role": "user", "content": "hi"}]}
         answer = http.post("chat/completions", json=body).json()
     assert answer["choices"][0]["message"]["content"] == "Hello."
+
+
+@pytest.mark.parametrize(
+    ("module", "announced"), [("dsv4_agent.cli.main", 1), ("dsv4_agent.batch.served_model", 0)]
+)
+def test_only_servers_of_the_user_are_announced(module: str, announced: int, tmp_path: Path) -> None:
+    script = tmp_path / "turns.txt"
+    script.write_text("text: Hello.\n", encoding="utf-8")
+    own = [f"scripted:{script}", "1"]
+    arguments = own if not announced else ["serve", "--port", "0", "--model", own[0]]
+    environment = {**os.environ, "DSV4_STATE_DIR": str(tmp_path / "state"), "DSV4_SERVE_TOKEN": TOKEN}
+    command = [sys.executable, "-m", module, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            assert "serves" in process.stdout.readline()
+            found = list((tmp_path / "state").glob("run/*"))
+            assert len(found) == announced
+            assert all(path.stat().st_mode & 0o777 == 0o600 for path in found)
+        finally:
+            process.terminate()
+    assert list((tmp_path / "state").glob("run/*")) == []
 
 
 @pytest.mark.parametrize(
