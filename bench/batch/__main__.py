@@ -3,7 +3,8 @@
     python -m bench.batch [--package jinja2] [--items 40] [--alone 10] [--retries 19] [--out FILE]
 
 Each rename must leave the package importable and its fast tests passing, the old name nowhere and the new one
-somewhere. Beside the batch, the first `--alone` items are done one by one by `dsv4 run`, nothing shared.
+somewhere. Beside the batch, `--alone` of the items that needed one attempt are done one by one by `dsv4 run`,
+nothing shared.
 """
 
 from __future__ import annotations
@@ -52,8 +53,10 @@ def main() -> int:
         ended = batch(folder, top, environment)
         seconds = monotonic() - began
         wrong = misdone(top, items, ended)
-        alone = one_by_one(top, items[: given.alone], environment)
-    figures = summary(version, ended, seconds, wrong, alone)
+        first = [i for i, r in enumerate(ended["items"]) if r["attempts"] == 1][: given.alone]
+        alone = one_by_one(top, [items[index] for index in first], environment)
+        shared = [ended["items"][index]["spent"] for index in first]
+    figures = summary(version, ended, seconds, wrong, alone, shared)
     for key, value in figures.items():
         print(f"{key:<34} {value:.2f}" if isinstance(value, float) else f"{key:<34} {value}")
     if given.out is not None:
@@ -144,12 +147,13 @@ def summary(
     seconds: float,
     wrong: Sequence[str],
     alone: Mapping[str, float],
+    shared: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """The figures; tokens are per attempt, since a run alone has one."""
+    """The figures; prompt tokens are those of the same items, done at the first attempt, both ways."""
     results = ended["items"]
-    spent = ended["spent"]
     attempts = sum(result["attempts"] for result in results)
-    computed = (spent["input_tokens"] - spent["cached_input_tokens"]) / max(1, attempts)
+    tokens = [spent["input_tokens"] - spent["cached_input_tokens"] for spent in shared]
+    computed = sum(tokens) / max(1, len(tokens))
     states = Counter(result["state"] for result in results)
     return {
         "package": version,
@@ -160,7 +164,7 @@ def summary(
         "attempts": attempts,
         "seconds": seconds,
         "items_per_minute": 60 * len(results) / seconds,
-        "prompt_tokens_computed_per_attempt": computed,
+        "prompt_tokens_computed_in_the_batch": computed,
         "prompt_tokens_computed_alone": alone["computed"],
         "prefill_ratio": alone["computed"] / max(1.0, computed),
         "seconds_alone": alone["seconds"],
