@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 SOURCES := dsv4_agent tools model prompts tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format bench clean
+.PHONY: help demo test slow lint format bench interop clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -33,6 +33,9 @@ format: $(VENV)/.dev  ## Rewrite the sources in the project's style
 bench: $(VENV)/.dev  ## Run the benchmarks
 	@echo "== bench/engine"; $(BIN)/python -m bench.engine
 	@for file in bench/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+interop: $(VENV)/.dev  ## Try other people's servers and agents (bench/interop/peers.py)
+	$(BIN)/python -m bench.interop --log bench/results/interop.log
 
 clean:  ## Remove the environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

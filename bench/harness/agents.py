@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.harness.server import MODEL
 
 PROMPT = "Run the commands that you think of, one after the other."
-KEY = "key-of-no-worth"
+KEY = "a-key-that-opens-nothing"
 _MOST_TURNS = "1000"
 
 

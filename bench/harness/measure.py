@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -68,12 +68,8 @@ def measure(agent: Agent, turns: int, seconds: float = 600) -> Figures:
     """Let the agent do so many turns. Raises `RunFailedError`."""
     with TemporaryDirectory(prefix="harness-") as folder:
         workspace, home = Path(folder, "work"), Path(folder, "home")
-        workspace.mkdir()
         home.mkdir()
-        (workspace / "README.md").write_text("A small repository.\n", encoding="utf-8")
-        _git(workspace, "init", "--quiet")
-        _git(workspace, "add", ".")
-        _git(workspace, "commit", "--quiet", "--message", "begin")
+        make_repository(workspace, {"README.md": "A small repository.\n"})
         return asyncio.run(_measure(agent, turns, home, workspace, seconds))
 
 
@@ -87,7 +83,7 @@ async def _measure(agent: Agent, turns: int, home: Path, workspace: Path, second
             process = await asyncio.create_subprocess_exec(
                 *launch.command,
                 cwd=workspace,
-                env=_environment(home) | dict(launch.environment),
+                env=bare_environment(home) | dict(launch.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -141,11 +137,22 @@ def _processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _environment(home: Path) -> dict[str, str]:
+def bare_environment(home: Path) -> dict[str, str]:
+    """What an agent is told of the machine."""
     kept = {
         name: os.environ[name] for name in ("PATH", "LANG", "TERM", "PYENV_VERSION") if name in os.environ
     }
     return kept | {"HOME": str(home), "NO_COLOR": "1"}
+
+
+def make_repository(folder: Path, files: Mapping[str, str]) -> None:
+    """A repository with one commit."""
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    _git(folder, "init", "--quiet")
+    _git(folder, "add", ".")
+    _git(folder, "commit", "--quiet", "--message", "begin")
 
 
 def _git(folder: Path, *arguments: str) -> None:

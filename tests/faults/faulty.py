@@ -58,7 +58,7 @@ def chat_stream(body: dict[str, Any]) -> bytes:
     return sse(events) + b"data: [DONE]\n\n"
 
 
-def completion_stream(body: dict[str, Any], tokenizer: Any) -> bytes:
+def completion_stream(body: dict[str, Any], tokenizer: Any, ids_a_piece: int = 1) -> bytes:
     """The rest of the turn that a completions request is due, from where its prompt leaves off."""
     prompt = body["prompt"]
     start = len(prompt) - prompt[::-1].index(tokenizer.assistant_id)
@@ -71,9 +71,11 @@ def completion_stream(body: dict[str, Any], tokenizer: Any) -> bytes:
     for id in ids[:begun]:
         decoder.push(id)
     events = []
-    for place, id in enumerate(ids[begun:], begun):
-        last = place == len(ids) - 1
-        piece = {"index": 0, "text": "" if last else decoder.push(id), "token_ids": [id]}
+    for place in range(begun, len(ids), ids_a_piece):
+        some = ids[place : place + ids_a_piece]
+        last = some[-1] == ids[-1] and place + len(some) == len(ids)
+        text = "".join(map(decoder.push, some[:-1] if last else some))
+        piece = {"index": 0, "text": text, "token_ids": some}
         events.append({"choices": [{**piece, "finish_reason": "stop" if last else None}]})
     return sse(events) + b"data: [DONE]\n\n"
 
@@ -102,8 +104,14 @@ class Faulty:
     tokenizer: Any
     faults: Iterator[Fault | None] = field(default_factory=lambda: iter(()))
     url: str = ""
+    ids_a_piece: int = 1
     requests: int = 0
     streams: list[bytes] = field(default_factory=list)
+
+    def _due(self, body: dict[str, Any]) -> bytes:
+        if "messages" in body:
+            return chat_stream(body)
+        return completion_stream(body, self.tokenizer, self.ids_a_piece)
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -111,7 +119,11 @@ class Faulty:
             length = int(head.partition("content-length: ")[2].partition("\r\n")[0] or 0)
             body = json.loads(await reader.readexactly(length))
             self.requests += 1
-            stream = chat_stream(body) if "messages" in body else completion_stream(body, self.tokenizer)
+            stream = (
+                chat_stream(body)
+                if "messages" in body
+                else completion_stream(body, self.tokenizer, self.ids_a_piece)
+            )
             self.streams.append(stream)
             connection = Connection(stream, writer)
             fault = next(self.faults, None)
