@@ -140,7 +140,9 @@ def guests(log: Log) -> None:
             if model == "scripted":
                 log.check(f"{who} does the task with its own tools", seen.exit_code == 0 and seen.renamed)
             else:
-                log.check(f"{who} with V4-Nano comes to an end", seen.exit_code == 0)
+                # So small a model understands another agent's prompt by chance; the protocol must hold.
+                ended = seen.exit_code is not None
+                log.check(f"{who} with V4-Nano comes to an end", ended, f"exit code {seen.exit_code}")
                 log.note(f"         it says: {seen.last_words}")
 
 
