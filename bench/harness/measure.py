@@ -119,7 +119,7 @@ def _figures(server: ScriptedServer, begun: float, peak: int, processor: float) 
     return Figures(
         turns=server.turns,
         start=arrivals[0].arrived - begun,
-        early=median(gaps[1 : 1 + _EDGE]),
+        early=median(gaps[1 : 1 + _EDGE] or gaps),
         late=median(gaps[-_EDGE:]),
         first_request=len(bodies[0]),
         last_request=len(bodies[-1]),
