@@ -1,4 +1,4 @@
-"""The harness benchmark measures what it says: on the floor's loop, and dsv4's own requests only ever grow."""
+"""The harness benchmark measures what it says, on a loop of sixty lines; our own requests only ever grow."""
 
 from __future__ import annotations
 
