@@ -164,13 +164,27 @@ class Checkouts:
     def hand_over(self, commit: str, branch: str) -> None:
         """Put a commit into the user's repository as a new branch.
 
-        Raises `RunFailure` (54) where that fails; the user's repository is then as it was.
+        One that is there with the same content, message and parent is what an earlier process handed over.
+        Raises `RunFailure` (54) for any other, and where it fails; the user's branches are then as they were.
         """
         self._run("update-ref", "refs/handed/over", commit)
         user = self.base.repository
         pull = ("-c", "protocol.file.allow=always", "fetch", "-q", "--no-tags", "--no-write-fetch-head")
-        spec = f"refs/handed/over:refs/heads/{branch}"
-        _checked(run_git(user, *pull, "--no-auto-maintenance", str(self._git), spec), "fetch")
+        _checked(run_git(user, *pull, "--no-auto-maintenance", str(self._git), "refs/handed/over"), "fetch")
+        made = run_git(user, "update-ref", f"refs/heads/{branch}", commit, "0" * len(commit))
+        if made.returncode and not self._is_there(commit, branch):
+            cause = f"the branch {branch} can't be made"
+            if self.base.has_branch(branch):
+                raise RunFailure(
+                    OwnSubtype.TOOLS, f"{cause}: there is one by now", "Rename or delete that one."
+                )
+            _checked(made, "update-ref")
+
+    def _is_there(self, commit: str, branch: str) -> bool:
+        """Whether the user's branch is this commit, dates apart."""
+        user, form = self.base.repository, ("log", "-1", "--format=%T %P%n%B")
+        theirs = line_of(user, *form, f"refs/heads/{branch}")
+        return theirs is not None and theirs == line_of(user, *form, commit)
 
     def close(self) -> None:
         """Remove the repository and every worktree of it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,6 +13,7 @@ from dsv4_agent.batch.items import Item
 from dsv4_agent.batch.plan import Budget, Plan
 from dsv4_agent.batch.template import Template
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
+from dsv4_agent.workbench.plain_text import without_surrogates
 
 
 class ModelChoice(BaseModel):
@@ -60,7 +63,7 @@ class Job(BaseModel):
             folder=folder,
             worktree=worktree,
             git=git,
-            prompt=Template.parse(plan.prompt).text(values),
+            prompt=without_surrogates(Template.parse(plan.prompt).text(values)),
             setup=tuple(Template.parse(text).command(values) for text in plan.setup),
             verify=tuple(Template.parse(text).command(values) for text in plan.verify),
             allow=tuple(Template.parse(text).text(values) for text in plan.allow),
@@ -76,3 +79,12 @@ class Job(BaseModel):
             allowed_tools=plan.allowed_tools,
             disallowed_tools=plan.disallowed_tools,
         )
+
+    def to_line(self) -> bytes:
+        """One line of JSON; `from_line` is its inverse, also for names of files that are not UTF-8."""
+        return json.dumps(self.model_dump(mode="json")).encode("ascii") + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Self:
+        """Read a job. Raises `ValueError`."""
+        return cls.model_validate(json.loads(line))

@@ -83,7 +83,7 @@ class LocalExecutor:
     async def _reports(self, process: Process, job: Job) -> AsyncIterator[ItemProgress | ItemResult]:
         assert process.stdin is not None and process.stdout is not None
         with suppress(BrokenPipeError, ConnectionResetError):
-            process.stdin.write(job.model_dump_json().encode() + b"\n")
+            process.stdin.write(job.to_line())
             await process.stdin.drain()
             process.stdin.close()
         async for line in process.stdout:

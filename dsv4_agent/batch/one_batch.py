@@ -14,7 +14,10 @@ from dsv4_agent.batch.job import ModelChoice
 from dsv4_agent.batch.ledger import Charter, Ledger
 from dsv4_agent.batch.plan import Plan, PlanError
 from dsv4_agent.batch.runs import RunFolder, new_run
+from dsv4_agent.loop.events import Subtype
 from dsv4_agent.permissions.decision import SandboxMode
+from dsv4_agent.workbench.failures import RunFailure
+from dsv4_tools.sandbox.base import Sandbox, SandboxUnavailable
 from dsv4_tools.sandbox.select import choose
 
 
@@ -44,16 +47,24 @@ def go_on(run: RunFolder, plan: Plan | None) -> Begun:
     return Begun(run, ledger)
 
 
+def sandbox_of(plan: Plan, workspace: Path) -> Sandbox:
+    """What the plan's commands run in. Raises `RunFailure` (44) where what it asks for is not to be had."""
+    mode = plan.sandbox or SandboxMode.WORKSPACE_WRITE
+    explicit = plan.sandbox is SandboxMode.WORKSPACE_WRITE
+    try:
+        return choose(mode.value, explicit, workspace=workspace)
+    except SandboxUnavailable as error:
+        raise RunFailure(Subtype.SANDBOX, error.cause, error.remedy) from error
+
+
 async def events_of(
     begun: Begun, executor: Executor, model: ModelChoice, allowed_failures: int
 ) -> AsyncGenerator[BatchEvent, None]:
     """Do the batch; the executor is closed and the ledger, too, however it ends."""
     plan = begun.ledger.charter.plan
-    mode = plan.sandbox or SandboxMode.WORKSPACE_WRITE
-    explicit = plan.sandbox is SandboxMode.WORKSPACE_WRITE
-    sandbox = choose(mode.value, explicit, workspace=Path(begun.run.path))
-    outlook = Outlook(executor, model, sandbox, allowed_failures)
     try:
+        sandbox = sandbox_of(plan, begun.run.path)
+        outlook = Outlook(executor, model, sandbox, allowed_failures)
         async with aclosing(Coordinator(begun.run, begun.ledger, outlook).run()) as events:
             async for event in events:
                 yield event

@@ -20,6 +20,7 @@ from dsv4_agent.batch.template import TemplateError
 from dsv4_agent.permissions.rules import RuleError, parse_rules
 from dsv4_agent.workbench.exit_codes import OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
+from dsv4_agent.workbench.models import hide_keys
 from dsv4_tools.sandbox.select import choose
 
 _COMMAND_SECONDS = 300.0
@@ -95,6 +96,7 @@ def _repositories(patterns: tuple[str, ...], folder: Path) -> list[Path]:
 
 def _output(command: str, directory: Path) -> str:
     """What a command prints on its standard output; nothing of it may fail."""
+    hide_keys()
     with tempfile.TemporaryDirectory(prefix="dsv4-batch-") as spill:
         capture = Path(spill) / "items"
         commands = Commands(directory, Path(spill), choose("off", False, workspace=directory))

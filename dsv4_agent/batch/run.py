@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,6 @@ from dsv4_agent.session.journal import JournalError
 from dsv4_agent.workbench.exit_codes import ExitCode, OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.processes import adopt_orphans, kill_descendants
-from dsv4_tools.sandbox.base import SandboxUnavailable
 
 
 class ReportKind(StrEnum):
@@ -79,15 +79,15 @@ def execute(begun: Begun, settings: Settings) -> int:
         else:
             code = ExitCode(128 + ended)
             _complain(screen, f"stopped; go on with: dsv4 batch --resume {begun.run.id}")
+    except BrokenPipeError:
+        code = ExitCode.SIGPIPE
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains while it shuts down
     except RunFailure as failure:
         code = ExitCode(failure.code)
         _complain(screen, f"{failure.line()} Then: dsv4 batch --resume {begun.run.id}")
     except JournalError as failure:
         code = ExitCode.TOOLS
         _complain(screen, f"{failure}. Then: dsv4 batch --resume {begun.run.id}")
-    except SandboxUnavailable as failure:
-        code = ExitCode.SANDBOX
-        _complain(screen, str(failure))
     finally:
         screen.close()
         kill_descendants(grace=0.0)

@@ -25,12 +25,12 @@ from dsv4_tools.sandbox.base import SandboxUnavailable
 def main() -> int:
     """Do the job of stdin. The exit code is 0 when there is a result, whatever it says."""
     die_with_parent()
-    job = Job.model_validate_json(sys.stdin.buffer.readline())
+    job = Job.from_line(sys.stdin.buffer.readline())
     output = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace", buffering=1)
     os.dup2(2, 1)  # what a library prints must not be taken for a report
 
     def send(**report: object) -> None:
-        output.write(json.dumps(report, ensure_ascii=False) + "\n")
+        output.write(json.dumps(report) + "\n")  # escaped: names of files need not be UTF-8
 
     try:
         result = asyncio.run(_work(job, lambda text: send(progress=text)))

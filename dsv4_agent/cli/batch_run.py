@@ -10,7 +10,7 @@ from typing import Any
 
 from dsv4_agent.batch.job import ModelChoice
 from dsv4_agent.batch.ledger import Charter
-from dsv4_agent.batch.one_batch import Begun, begin, go_on
+from dsv4_agent.batch.one_batch import Begun, begin, go_on, sandbox_of
 from dsv4_agent.batch.plan import Plan, PlanError, load_plan, parse_plan
 from dsv4_agent.batch.preparation import Prepared, prepare
 from dsv4_agent.batch.run import Settings, execute, parse_report
@@ -100,7 +100,9 @@ def _prepared(given: Given) -> Prepared:
 def _begun(given: Given) -> Begun:
     prepared = _prepared(given)
     choose_model(ModelOptions(name=prepared.charter.plan.model))  # an unknown one begins nothing
-    for note in prepared.notes:
+    sandbox = sandbox_of(prepared.charter.plan, prepared.charter.directory)
+    degraded = (f"commands run without a sandbox: {sandbox.reason}",) if sandbox.degraded else ()
+    for note in (*prepared.notes, *degraded):
         print(f"dsv4: note: {plain_line(note)}", file=sys.stderr)
     return begin(prepared.charter)
 

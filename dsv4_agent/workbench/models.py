@@ -23,7 +23,7 @@ from dsv4_tools.environment import is_secret_name, withhold
 if TYPE_CHECKING:
     from dsv4_agent.workbench.model_profiles import KnownProfile
 
-__all__ = ["OpenedModel", "choose_model", "effort_of", "open_model", "with_effort"]
+__all__ = ["OpenedModel", "choose_model", "effort_of", "hide_keys", "open_model", "with_effort"]
 
 _SCRIPTED: Final = "scripted:"
 
@@ -54,8 +54,7 @@ def choose_model(options: ModelOptions) -> tuple[str, KnownProfile | None]:
     settings = _settings(options)
     name = options.name or settings.model or NANO
     if name.startswith(_SCRIPTED):
-        with contextlib.suppress(RunFailure):  # its tools mustn't see keys either
-            _profiles(settings)
+        hide_keys()
         return name, None
     profiles = _profiles(settings)
     if (known := profiles.get(name)) is not None:
@@ -63,6 +62,12 @@ def choose_model(options: ModelOptions) -> tuple[str, KnownProfile | None]:
     if name != NANO and not Path(name).is_dir():
         raise _unknown(name, profiles)
     return name, None
+
+
+def hide_keys() -> None:
+    """From here on no command sees a variable that holds a key, whichever model is chosen, if any."""
+    with contextlib.suppress(RunFailure):  # bad settings are told of where a model is opened
+        _profiles(_settings(ModelOptions()))
 
 
 def _settings(options: ModelOptions) -> Settings:
