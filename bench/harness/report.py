@@ -103,7 +103,12 @@ class Report:
             for (agent, turns), runs in self.runs.items()
         ]
         bars = [asdict(bar) | {"met": bar.met} for bar in self.bars()]
-        machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
+        machine = {
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "system": platform.system(),
+            "load": [round(value, 1) for value in os.getloadavg()],
+        }
         whole = {
             "machine": machine,
             "versions": self.versions,
