@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -57,6 +58,21 @@ class Base:
         found = run_git(self.repository, "grep", "-qE", "filter=lfs", self.commit, "--", "*.gitattributes")
         return found.returncode == 0
 
+    def object_folders(self) -> tuple[Path, ...]:
+        """Where the repository's objects lie, those that it borrows included."""
+        found: list[Path] = []
+        own = line_of(self.repository, "rev-parse", "--git-path", "objects") or ".git/objects"
+        waiting = [self.repository / own]
+        while waiting:
+            folder = waiting.pop(0).resolve()
+            if folder in found:
+                continue
+            found.append(folder)
+            with suppress(OSError):
+                lines = (folder / "info" / "alternates").read_bytes().splitlines()
+                waiting += [folder / os.fsdecode(line) for line in lines if not line.startswith(b"#")]
+        return tuple(found)
+
     def is_dirty(self) -> bool:
         """Whether the work tree has changes that are not in the commit."""
         return bool(line_of(self.repository, "status", "--porcelain", "--ignore-submodules=dirty"))
@@ -102,9 +118,9 @@ class Checkouts:
         form = line_of(user, "rev-parse", "--show-object-format") or "sha1"
         made = ("init", "-q", "--bare", "--template=", f"--object-format={form}", str(self._git))
         _checked(run_git(self.folder, *made), "init")
-        objects = user / (line_of(user, "rev-parse", "--git-path", "objects") or ".git/objects")
+        objects = self.base.object_folders()[0]
         (self._git / "objects" / "info").mkdir(parents=True, exist_ok=True)
-        (self._git / "objects" / "info" / "alternates").write_text(f"{objects.resolve()}\n", encoding="utf-8")
+        (self._git / "objects" / "info" / "alternates").write_bytes(os.fsencode(objects) + b"\n")
         settings = comparison_settings(user)
         name, email = (
             line_of(user, "config", f"user.{key}") or fallback

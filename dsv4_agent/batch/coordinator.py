@@ -66,6 +66,7 @@ class Coordinator:
             base.repository: Checkouts(base, run.repository(number))
             for number, base in enumerate(ledger.charter.bases.values())
         }
+        self._objects = {top: base.object_folders() for top, base in ledger.charter.bases.items()}
         self._began = monotonic()
         self._spent = Spent()
 
@@ -172,6 +173,7 @@ class Coordinator:
             folder=folder,
             worktree=checkouts.path(name),
             git=checkouts.git_folder(name),
+            objects=self._objects[item.repository],
         )
         return Assignment(item, job, checkouts, name, commit or checkouts.base.commit, resumes)
 

@@ -27,7 +27,10 @@ class ModelChoice(BaseModel):
 
 
 class Job(BaseModel):
-    """One item's work. `folder` is the item's own (journals, outputs), `worktree` and `git` its checkout."""
+    """One item's work. `folder` is the item's own (journals, outputs), `worktree` and `git` its checkout.
+
+    `objects` are folders outside of them that git reads objects from.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,6 +38,7 @@ class Job(BaseModel):
     folder: Path
     worktree: Path
     git: Path
+    objects: tuple[Path, ...] = ()
     prompt: str
     setup: tuple[str, ...] = ()
     verify: tuple[str, ...] = ()
@@ -53,7 +57,15 @@ class Job(BaseModel):
 
     @classmethod
     def of(
-        cls, plan: Plan, item: Item, model: ModelChoice, *, folder: Path, worktree: Path, git: Path
+        cls,
+        plan: Plan,
+        item: Item,
+        model: ModelChoice,
+        *,
+        folder: Path,
+        worktree: Path,
+        git: Path,
+        objects: tuple[Path, ...] = (),
     ) -> Job:
         """The job of an item. Raises `TemplateError` for a placeholder without a value."""
         values = item.values
@@ -63,6 +75,7 @@ class Job(BaseModel):
             folder=folder,
             worktree=worktree,
             git=git,
+            objects=objects,
             prompt=without_surrogates(Template.parse(plan.prompt).text(values)),
             setup=tuple(Template.parse(text).command(values) for text in plan.setup),
             verify=tuple(Template.parse(text).command(values) for text in plan.verify),

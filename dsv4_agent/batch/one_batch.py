@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +47,12 @@ def go_on(run: RunFolder, plan: Plan | None) -> Begun:
     return Begun(run, ledger)
 
 
-def sandbox_of(plan: Plan, workspace: Path) -> Sandbox:
+def sandbox_of(plan: Plan, workspace: Path, readable: Sequence[Path] = ()) -> Sandbox:
     """What the plan's commands run in. Raises `RunFailure` (44) where what it asks for is not to be had."""
     mode = plan.sandbox or SandboxMode.WORKSPACE_WRITE
     explicit = plan.sandbox is SandboxMode.WORKSPACE_WRITE
     try:
-        return choose(mode.value, explicit, workspace=workspace)
+        return choose(mode.value, explicit, workspace=workspace, readable=readable)
     except SandboxUnavailable as error:
         raise RunFailure(Subtype.SANDBOX, error.cause, error.remedy) from error
 
@@ -63,7 +63,8 @@ async def events_of(
     """Do the batch; the executor is closed and the ledger, too, however it ends."""
     plan = begun.ledger.charter.plan
     try:
-        sandbox = sandbox_of(plan, begun.run.path)
+        bases = begun.ledger.charter.bases.values()
+        sandbox = sandbox_of(plan, begun.run.path, [path for base in bases for path in base.object_folders()])
         outlook = Outlook(executor, model, sandbox, allowed_failures)
         async with aclosing(Coordinator(begun.run, begun.ledger, outlook).run()) as events:
             async for event in events:

@@ -63,7 +63,7 @@ class Procedure:
         self._trees = Trees(job.worktree, job.git, job.folder / "index")
         explicit = job.sandbox is SandboxMode.WORKSPACE_WRITE
         mode = job.sandbox or SandboxMode.WORKSPACE_WRITE
-        self._sandbox: Sandbox = choose(mode.value, explicit, workspace=job.worktree)
+        self._sandbox: Sandbox = choose(mode.value, explicit, workspace=job.worktree, readable=job.objects)
         self._commands = Commands(job.worktree, job.folder / "output", self._sandbox)
         self._journal = ItemJournal.open(job.folder)
 

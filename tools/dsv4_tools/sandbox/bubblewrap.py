@@ -34,10 +34,14 @@ _HOME_TOOLS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Bubblewrap:
-    """Runs each command in fresh namespaces. Files outside the workspace are read-only or absent."""
+    """Runs each command in fresh namespaces. Files outside the workspace are read-only or absent.
+
+    `readable` folders are there as well, read-only, wherever they lie.
+    """
 
     program: str
     policy: Policy
+    readable: tuple[Path, ...] = ()
     name: str = "bwrap"
     network: Network = Network.OFF
     degraded: bool = False
@@ -55,6 +59,8 @@ class Bubblewrap:
         line += ["--tmpfs", "/tmp", "--tmpfs", "/run", "--tmpfs", str(home)]
         for folder in _tool_folders(environment, home):
             line += ["--ro-bind", str(folder), str(folder)]
+        for folder in self.readable:
+            line += ["--ro-bind-try", str(folder), str(folder)]
         line += self._workspace_mounts(workspace)
         line += ["--chdir", str(workspace), *_ISOLATION, "--", *argv]
         return Wrapped(tuple(line), {**environment, "HOME": str(home)})

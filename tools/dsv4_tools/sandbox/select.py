@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dsv4_tools.sandbox.base import Policy, Sandbox, SandboxUnavailable
@@ -17,10 +17,12 @@ def choose(
     *,
     workspace: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    readable: Sequence[Path] = (),
 ) -> Sandbox:
     """The best sandbox for the policy that was asked for (default: workspace-write).
 
-    Programs inside `workspace` are never taken for the sandbox itself. When none works, an explicit request
+    Programs inside `workspace` are never taken for the sandbox itself. Commands can also read the folders of
+    `readable`, which a sandbox may otherwise hide. When none works, an explicit request
     raises SandboxUnavailable; otherwise commands run directly, and the result says so and why.
     """
     policy = Policy(requested) if requested is not None else Policy.WORKSPACE_WRITE
@@ -35,4 +37,4 @@ def choose(
         if explicit:
             raise
         return Direct(degraded=True, reason=error.cause, policy=policy)
-    return Bubblewrap(program, policy)
+    return Bubblewrap(program, policy, tuple(readable))
