@@ -135,12 +135,6 @@ def run(
     allow_failures: Annotated[
         int, typer.Option("--allow-failures", min=0, metavar="N", help="Exit 0 with up to N failed.")
     ] = 0,
-    executor: Annotated[
-        str, typer.Option("--executor", metavar="local|ray", help="Who does items.")
-    ] = "local",
-    address: Annotated[
-        str | None, typer.Option("--address", help="ray: the cluster; default: one on this machine.")
-    ] = None,
     report: Annotated[
         list[str] | None,
         typer.Option("--report", metavar="KIND=FILE", help="junit, sarif, markdown (appended)."),
@@ -194,8 +188,6 @@ def run(
         resume=resume,
         dry_run=dry_run,
         allow_failures=allow_failures,
-        executor=executor,
-        address=address,
         reports=tuple(report or ()),
         json=json,
         verbose=verbose,

@@ -40,8 +40,6 @@ class Given:
     resume: bool
     dry_run: bool
     allow_failures: int
-    executor: str
-    address: str | None
     reports: tuple[str, ...]
     json: bool
     verbose: bool
@@ -121,9 +119,6 @@ def _settings(given: Given, begun: Begun) -> Settings:
     from dsv4_agent.batch.model_host import ModelHost, can_host
 
     plan = begun.ledger.charter.plan
-    if given.executor != "local":
-        cause = f"there is no executor {given.executor!r}"
-        raise RunFailure(Subtype.INPUT, cause, "Use local.")
     name, _ = choose_model(ModelOptions(name=plan.model))
     model = ModelChoice(name=name, effort=plan.effort, temperature=plan.temperature)
     host = ModelHost(model, plan.jobs) if can_host(model.name) else None
