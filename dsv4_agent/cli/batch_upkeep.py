@@ -32,7 +32,8 @@ def check(
         _fail(failure.line(), ExitCode(failure.code))
     for note in prepared.notes:
         print(f"note: {plain_line(note)}")
-    print(f"{plan} is good: {len(prepared.charter.items)} items")
+    count = len(prepared.charter.items)
+    print(f"{plan} is good: {count} item{'' if count == 1 else 's'}")
 
 
 def schema() -> None:

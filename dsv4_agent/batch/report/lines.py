@@ -14,7 +14,7 @@ from dsv4_agent.batch.events import (
     ItemStarted,
 )
 from dsv4_agent.batch.executor import ItemProgress
-from dsv4_agent.batch.report.wording import change, counted, duration, summed, tokens, why
+from dsv4_agent.batch.report.wording import begun, change, counted, duration, summed, tokens, why
 from dsv4_agent.batch.states import State
 from dsv4_agent.workbench.plain_text import plain_line
 
@@ -34,8 +34,7 @@ class Lines:
         match event:
             case BatchStarted(run, items, finished, jobs):
                 self._total, self._before = items, finished
-                before = f", {finished} finished before" if finished else ""
-                self._write(f"batch {run}: {items} items{before}, {jobs} at once")
+                self._write(begun(run, items, finished, jobs))
             case ItemStarted(id, resumed):
                 self._write(f"{'goes on' if resumed else 'begins'}: {id}")
             case ItemProgress(id, text):

@@ -20,7 +20,7 @@ from dsv4_agent.batch.events import (
     ItemStarted,
 )
 from dsv4_agent.batch.executor import ItemProgress
-from dsv4_agent.batch.report.wording import MARK, change, counted, duration, summed, tokens, why
+from dsv4_agent.batch.report.wording import MARK, begun, change, counted, duration, summed, tokens, why
 from dsv4_agent.batch.states import ItemResult, State
 from dsv4_agent.workbench.plain_text import plain_line
 
@@ -34,6 +34,8 @@ _STYLE = {
     State.BUDGET: "yellow",
 }
 _RUNNING_ROWS = 12
+_NAME, _REST = 12, 28
+"""Columns that the name of an item has at least, and that are left for the others."""
 
 
 class LiveTable:
@@ -58,7 +60,7 @@ class LiveTable:
         """Take the next event."""
         match event:
             case BatchStarted(run, items, finished, jobs):
-                self._say(Text(f"batch {run}: {items} items, {jobs} at once", "bold"))
+                self._say(Text(begun(run, items, finished, jobs), "bold"))
                 self._before = finished
                 self._progress.update(self._task, total=items, completed=finished)
                 self._live.start()
@@ -93,10 +95,14 @@ class LiveTable:
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            table.add_column(no_wrap=True, overflow="ellipsis")
         now = monotonic()
         rows = list(self._running.items())
         for id, (began, text) in rows[:_RUNNING_ROWS]:
-            table.add_row(Text("…"), Text(id), Text(text), Text(duration(now - began), "bright_black"))
+            name = Text(id)
+            name.truncate(max(_NAME, self._console.width - _REST), overflow="ellipsis")
+            table.add_row(Text("…"), name, Text(text), Text(duration(now - began), "bright_black"))
         if len(rows) > _RUNNING_ROWS:
             table.add_row(Text(""), Text(f"and {len(rows) - _RUNNING_ROWS} more"))
         return Group(table, self._progress)

@@ -19,6 +19,12 @@ MARK = {
 }
 
 
+def begun(run: str, items: int, finished: int, jobs: int) -> str:
+    """`batch ID: 40 items, 12 finished before, 4 at once`."""
+    before = f", {finished} finished before" if finished else ""
+    return f"batch {run}: {items} item{'' if items == 1 else 's'}{before}, {jobs} at once"
+
+
 def counted(results: Iterable[ItemResult]) -> str:
     """`37 done, 2 conflict, 1 error`, in a fixed order."""
     counts = Counter(result.state for result in results)
