@@ -6,14 +6,23 @@ import gc
 import os
 from typing import Final
 
-_YOUNG: Final = 50_000
+_FIRST: Final = 100_000
 """Objects; what imports make is hardly ever garbage, and looking for some takes a tenth of the start."""
 _PLUGINS: Final = "PYDANTIC_DISABLE_PLUGINS"
 
 
 def quicken() -> None:
-    """Collect garbage less often, and keep pydantic from reading the metadata of every installed package."""
-    gc.set_threshold(_YOUNG, 20, 50)
+    """Look for garbage only after the start, and keep pydantic from reading every package's metadata."""
+    usual = gc.get_threshold()
+
+    def settle(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop":
+            gc.callbacks.remove(settle)
+            gc.freeze()  # what the start has made stays to the end
+            gc.set_threshold(*usual)
+
+    gc.callbacks.append(settle)
+    gc.set_threshold(_FIRST, *usual[1:])
     if _PLUGINS not in os.environ:
         from dsv4_tools.environment import withhold
 
