@@ -94,23 +94,17 @@ class Sampler:
             SamplingError: logits with NaN, +inf or nothing finite; an empty or foreign ``allowed``.
         """
         usable = logits[: self.size].float()
-        # NaN wins every comparison here, so that one pass finds it as well as infinity.
-        top = float(usable.max())
-        if math.isnan(top) or top == math.inf:
-            raise SamplingError(
-                f"The model produced NaN or infinite logits at token {position}.",
-                "The weights are corrupt or the working dtype overflows; check the checkpoint.",
-            )
         if allowed is not None:
+            # NaN wins every comparison here, so that one pass finds it as well as infinity.
+            _check(float(usable.max()), position)
             usable = self._masked(usable, allowed, position)
-            top = float(usable.max())
-        if top == -math.inf:
-            raise SamplingError(
-                f"No token has a finite logit at token {position}.", "Check the checkpoint or the constraint."
-            )
         if self.params.temperature == 0:
-            # NumPy promises the first of equal values; torch.argmax doesn't.
-            return int(usable.cpu().numpy().argmax())
+            # NumPy promises the first of equal values, and NaN before all others; torch.argmax doesn't.
+            values = usable.cpu().numpy()
+            best = int(values.argmax())
+            _check(float(values[best]), position)
+            return best
+        _check(float(usable.max()), position)
         return self._draw(usable, position)
 
     def _masked(self, logits: Tensor, allowed: Allowed, position: int) -> Tensor:
@@ -143,6 +137,19 @@ class Sampler:
         index = int(torch.searchsorted(weights, torch.tensor(point, dtype=weights.dtype), right=True))
         last = int(kept.nonzero()[-1, 0])
         return int(order[min(index, last)])
+
+
+def _check(top: float, position: int) -> None:
+    """Refuse logits whose greatest is ``top``."""
+    if math.isnan(top) or top == math.inf:
+        raise SamplingError(
+            f"The model produced NaN or infinite logits at token {position}.",
+            "The weights are corrupt or the working dtype overflows; check the checkpoint.",
+        )
+    if top == -math.inf:
+        raise SamplingError(
+            f"No token has a finite logit at token {position}.", "Check the checkpoint or the constraint."
+        )
 
 
 def _uniform(seed: int, position: int) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dsv4_model.cache.formats import PAGE_TOKENS
@@ -49,16 +50,16 @@ class Boundary:
 class KVCache:
     """Pages and rings of one sequence.
 
-    ``rings`` is uint8 ``[layout.ring_bytes]``, written in place by a forward pass; ``table`` holds the
-    addresses of ``pages`` (int64). ``position`` counts the tokens covered; a forward pass advances it when it
-    has succeeded, never before. ``draft_position`` is the MTP block's.
+    ``rings`` is uint8 ``[layout.ring_bytes]``, written in place by a forward pass; ``table``, itself at
+    ``table_address``, holds the addresses of ``pages`` (int64). ``position`` counts the tokens covered; a
+    forward pass advances it when it has succeeded, never before. ``draft_position`` is the MTP block's.
     """
 
     def __init__(self, layout: CacheLayout, pool: PagePool) -> None:
         self.layout = layout
         self.pool = pool
         self.pages: list[Page] = []
-        self.table = np.zeros(16, dtype=np.int64)
+        self._use_table(np.zeros(16, dtype=np.int64))
         self.position = 0
         self.draft_position = 0
         try:
@@ -135,7 +136,7 @@ class KVCache:
         twin.position, twin.draft_position = self.position, self.draft_position
         used = -(-self.position // PAGE_TOKENS)
         twin.pages = self.pages[:used]
-        twin.table = self.table.copy()
+        twin._use_table(self.table.copy())
         try:
             twin.rings = self.rings.clone()
         except (RuntimeError, MemoryError) as error:
@@ -182,9 +183,13 @@ class KVCache:
         pages = {kind: size * len(self.pages) for kind, size in self.layout.page_bytes_by_kind().items()}
         return {"window": rings["window"], **pages, "partial": rings["partial"], "draft": rings["draft"]}
 
+    def _use_table(self, table: NDArray[np.int64]) -> None:
+        self.table = table
+        self.table_address: int = table.ctypes.data  # too slow to ask NumPy for in every pass
+
     def _add(self, page: Page) -> None:
         if len(self.pages) == len(self.table):
-            self.table = np.concatenate((self.table, np.zeros_like(self.table)))
+            self._use_table(np.concatenate((self.table, np.zeros_like(self.table))))
         self.table[len(self.pages)] = 0 if page.data.is_meta else page.data.data_ptr()
         self.pages.append(page)
 

@@ -75,6 +75,8 @@ class PagePool:
 
     def reserve(self, count: int) -> None:
         """Make sure that ``count`` pages can be taken. Raises `CacheMemoryError`; then nothing is kept."""
+        if count <= 0:
+            return
         with self._lock:
             missing = count - sum(len(slab.free) for slab in self._slabs)
             if missing > 0:

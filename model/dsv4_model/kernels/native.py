@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dsv4_model.cache.layout import CacheLayout, LayerLayout, Ring
@@ -136,16 +134,16 @@ class NativePasses:
 
     def _chunks(
         self, pieces: Items[Piece], *, draft: bool
-    ) -> tuple[ctypes.Array[s.Chunk], list[NDArray[np.int32]]]:
+    ) -> tuple[ctypes.Array[s.Chunk], list[ctypes.Array[ctypes.c_int32]]]:
         chunks = (s.Chunk * len(pieces))()
         kept = []
         for chunk, piece in zip(chunks, pieces, strict=True):
             cache = piece.cache
-            ids = np.array(piece.ids, dtype=np.int32)
+            ids = (ctypes.c_int32 * len(piece.ids))(*piece.ids)
             kept.append(ids)
             chunk.rings = cache.rings.data_ptr()
-            chunk.pages = cache.table.ctypes.data
-            chunk.ids = ids.ctypes.data
+            chunk.pages = cache.table_address
+            chunk.ids = ctypes.addressof(ids)
             chunk.position = cache.draft_position if draft else cache.position
             chunk.count = len(ids)
             chunk.logits = piece.logits

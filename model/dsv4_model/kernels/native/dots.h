@@ -13,6 +13,48 @@ INLINE void split(const float* p, vf& even, vf& odd) {
     odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
 
+// The columns of FP8 weights that can be decoded 64 or 32 at a time; returns where the rest begins. The sums are taken in
+// the same order either way. One row of x leaves registers for 64.
+template <int R, int M>
+INLINE int paired_dot(const Matrix& w, int64_t row, const float* x, int64_t ldx, vf acc[R][M]) {
+    int k = 0;
+#if PAIRED_E4M3
+    const int columns = w.columns;
+    const uint8_t* scales = w.scale + (row / 128) * w.scale_columns;
+    auto scaled = [&](int m, int k, vf& even, vf& odd) {
+        const float scale = from_exponent(scales[k / 128]) * E4M3_FIX;
+        split(x + m * ldx + k, even, odd);
+        even = even * scale;
+        odd = odd * scale;
+    };
+    for (; M == 1 && k + 64 <= columns; k += 64) {
+        vf xe[2], xo[2];
+        for (int i = 0; i < 2; i++) scaled(0, k + 32 * i, xe[i], xo[i]);
+        for (int r = 0; r < R; r++) {
+            vf even[2], odd[2];
+            from_e4m3(bytes(w) + (row + r) * columns + k, even, odd);
+            for (int i = 0; i < 2; i++) {
+                acc[r][0] += even[i] * xe[i];
+                acc[r][0] += odd[i] * xo[i];
+            }
+        }
+    }
+    for (; k + 32 <= columns; k += 32) {
+        vf xe[M], xo[M];
+        for (int m = 0; m < M; m++) scaled(m, k, xe[m], xo[m]);
+        for (int r = 0; r < R; r++) {
+            vf even, odd;
+            from_e4m3(bytes(w) + (row + r) * columns + k, even, odd);
+            for (int m = 0; m < M; m++) {
+                acc[r][m] += even * xe[m];
+                acc[r][m] += odd * xo[m];
+            }
+        }
+    }
+#endif
+    return k;
+}
+
 // R rows of W times M rows of x. The order of a product's sums is the same whatever R and M are: a token's result
 // doesn't depend on which others are computed with it.
 template <int KIND, int R, int M>
@@ -27,10 +69,8 @@ static void dot(const Matrix& w, int64_t row, const float* x, int64_t ldx, float
             for (int m = 0; m < M; m++) split(x + m * ldx + k, xe[m], xo[m]);
             for (int r = 0; r < R; r++) {
                 vf even, odd;
-                from_e2m1(bytes(w) + (row + r) * stride + k / 2, even, odd);
-                vf scale = splat(from_exponent(w.scale[(row + r) * w.scale_columns + k / 32]));
-                even = even * scale;
-                odd = odd * scale;
+                const uint8_t exponent = w.scale[(row + r) * w.scale_columns + k / 32];
+                from_e2m1(bytes(w) + (row + r) * stride + k / 2, powers.value[exponent], even, odd);
                 for (int m = 0; m < M; m++) {
                     acc[r][m] += even * xe[m];
                     acc[r][m] += odd * xo[m];
@@ -40,6 +80,7 @@ static void dot(const Matrix& w, int64_t row, const float* x, int64_t ldx, float
     } else if constexpr (KIND == FP8) {
         const int whole = columns & ~15;
         const uint8_t* scales = w.scale + (row / 128) * w.scale_columns;
+        k = paired_dot<R, M>(w, row, x, ldx, acc);
         for (; k < whole; k += 16) {
             float scale = from_exponent(scales[k / 128]) * E4M3_FIX;
             vf xs[M];

@@ -53,10 +53,8 @@ INLINE void expand(const Matrix& w, int64_t row, int k, int n, float* out) {
             auto scales = w.scale + row * w.scale_columns + k / 32;
             int i = 0;
             for (; i + 32 <= n; i += 32) {
-                vf even, odd, scale = splat(from_exponent(scales[i / 32]));
-                from_e2m1(p + i / 2, even, odd);
-                even = even * scale;
-                odd = odd * scale;
+                vf even, odd;
+                from_e2m1(p + i / 2, powers.value[scales[i / 32]], even, odd);
                 store(out + i, __builtin_shufflevector(even, odd, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
                 store(out + i + 16,
                       __builtin_shufflevector(even, odd, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));

@@ -100,6 +100,19 @@ INLINE float from_exponent(uint8_t e) {
     std::memcpy(&f, &b, 4);
     return f;
 }
+// The same from memory: a vector full of it then costs no shuffle. Tables are constants, since code that fills them while
+// the library is loaded would run on processors without this instruction set.
+struct Powers {
+    float value[256] = {};
+    constexpr Powers() {
+        float power = 1.17549435e-38f;
+        for (int i = 1; i < 254; i++, power *= 2) value[i] = power;
+        value[254] = power;
+        value[255] = __builtin_inff();
+    }
+};
+constexpr Powers powers;
+
 INLINE uint8_t exponent(float power) {
     uint32_t b;
     std::memcpy(&b, &power, 4);
@@ -124,18 +137,21 @@ INLINE uint16_t to_bf16(float f) {
 
 // e4m3 by way of fp16, whose subnormals convert at full speed: the value comes out 2^8 too small.
 constexpr float E4M3_FIX = 256.0f;
-INLINE float half_of_e4m3(uint8_t code) {
-    int exponent = (code >> 3) & 15, mantissa = code & 7;
-    float magnitude = exponent ? std::ldexp(8.0f + mantissa, exponent - 10 - 8) : std::ldexp(float(mantissa), -9 - 8);
-    return code & 0x80 ? -magnitude : magnitude;
-}
 struct E4M3Table {
-    float value[256];
-    E4M3Table() {
-        for (int i = 0; i < 256; i++) value[i] = half_of_e4m3(static_cast<uint8_t>(i));
+    float value[256] = {};
+    constexpr E4M3Table() {
+        float power = 1.0f / 131072;  // of the subnormals' last bit
+        for (int exponent = 0; exponent < 16; exponent++) {
+            for (int mantissa = 0; mantissa < 8; mantissa++) {
+                const int code = exponent * 8 + mantissa;
+                value[code] = static_cast<float>(exponent ? 8 + mantissa : mantissa) * power;
+                value[code + 128] = -value[code];
+            }
+            if (exponent) power *= 2;
+        }
     }
 };
-static const E4M3Table e4m3_table;
+constexpr E4M3Table e4m3_table;
 
 INLINE vf from_e4m3(const uint8_t* p) {
 #if defined(__AVX512F__) && defined(__AVX512BW__)
@@ -161,6 +177,34 @@ INLINE vf from_e4m3(const uint8_t* p) {
     return load(out);
 #endif
 }
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+#define PAIRED_E4M3 1
+// Codes in the bytes of 16-bit lanes as fp16: those in the upper bytes, and those in the lower ones.
+INLINE __m256i upper_e4m3(__m256i codes) {
+    return _mm256_and_si256(_mm256_srai_epi16(codes, 1), _mm256_set1_epi16(static_cast<short>(0xBF80)));
+}
+INLINE __m256i lower_e4m3(__m256i codes) { return upper_e4m3(_mm256_slli_epi16(codes, 8)); }
+INLINE __m512i upper_e4m3(__m512i codes) {
+    return _mm512_and_si512(_mm512_srai_epi16(codes, 1), _mm512_set1_epi16(static_cast<short>(0xBF80)));
+}
+INLINE __m512i lower_e4m3(__m512i codes) { return upper_e4m3(_mm512_slli_epi16(codes, 8)); }
+INLINE vf from_half(__m256i half) { return reinterpret_cast<vf>(_mm512_cvtph_ps(half)); }
+
+// 32 codes: those with even numbers and those with odd ones.
+INLINE void from_e4m3(const uint8_t* p, vf& even, vf& odd) {
+    __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    even = from_half(lower_e4m3(codes));
+    odd = from_half(upper_e4m3(codes));
+}
+// 64 codes, as two times 32.
+INLINE void from_e4m3(const uint8_t* p, vf even[2], vf odd[2]) {
+    __m512i codes = _mm512_loadu_si512(p), low = lower_e4m3(codes), high = upper_e4m3(codes);
+    even[0] = from_half(_mm512_castsi512_si256(low));
+    odd[0] = from_half(_mm512_castsi512_si256(high));
+    even[1] = from_half(_mm512_extracti64x4_epi64(low, 1));
+    odd[1] = from_half(_mm512_extracti64x4_epi64(high, 1));
+}
+#endif
 INLINE float e4m3(uint8_t code) { return e4m3_table.value[code] * E4M3_FIX; }
 
 // |x| <= 448, rounded to nearest even.
@@ -182,11 +226,11 @@ INLINE uint8_t to_e2m1(float x) {
     return static_cast<uint8_t>(static_cast<int>(code) | (std::signbit(x) ? 8 : 0));
 }
 
-// 32 packed values: those in low nibbles (0, 2, .. 30) and in high ones (1, 3, .. 31).
-INLINE void from_e2m1(const uint8_t* p, vf& even, vf& odd) {
+// 32 packed values times a power of two: those in low nibbles (0, 2, .. 30) and in high ones (1, 3, .. 31).
+INLINE void from_e2m1(const uint8_t* p, float scale, vf& even, vf& odd) {
 #if defined(__AVX512F__)
     __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    __m512 table = _mm512_loadu_ps(FP4_VALUES);
+    __m512 table = _mm512_mul_ps(_mm512_loadu_ps(FP4_VALUES), _mm512_set1_ps(scale));
     even = reinterpret_cast<vf>(_mm512_permutexvar_ps(wide, table));
     odd = reinterpret_cast<vf>(_mm512_permutexvar_ps(_mm512_srli_epi32(wide, 4), table));
 #else
@@ -195,8 +239,8 @@ INLINE void from_e2m1(const uint8_t* p, vf& even, vf& odd) {
         a[i] = FP4_VALUES[p[i] & 15];
         b[i] = FP4_VALUES[p[i] >> 4];
     }
-    even = load(a);
-    odd = load(b);
+    even = load(a) * scale;
+    odd = load(b) * scale;
 #endif
 }
 
