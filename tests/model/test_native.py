@@ -166,6 +166,44 @@ def test_index_scores_and_the_choice_among_equals(isa: str, choice: CacheFormat)
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["random", "ties", "sorted", "one"])
+def test_a_long_choice_is_exact_however_the_scores_lie(isa: str, kind: str) -> None:
+    """Thousands of keys: the cut is looked for between two guesses, which any arrangement must survive."""
+    w = weights()
+    where, c = layout(w), w.config
+    passes = NativePasses(w, where, threads=1, isa=isa)
+    pages = 160
+    keys = torch.randn(pages, 32, c.index_head_dim, generator=torch.Generator().manual_seed(4))
+    match kind:
+        case "ties":
+            keys = keys[:1].repeat(pages, 1, 1)
+        case "sorted":
+            keys = keys * torch.linspace(0, 1, pages).reshape(-1, 1, 1)
+        case "one":
+            keys = torch.zeros_like(keys)
+            keys[7, 3] = 1.0
+    memory = torch.zeros(pages, where.page_bytes, dtype=torch.uint8)
+    start = where.layers[1].keys
+    memory[:, start : start + where.key.nbytes] = where.key.encode(keys)
+    table = torch.tensor([page.data_ptr() for page in memory])
+    q, weight = torch.ones(c.index_n_heads, c.index_head_dim), torch.ones(c.index_n_heads)
+    count = pages * 32 - 5
+    scores, chosen = torch.empty(count), torch.empty(c.index_topk, dtype=torch.int32)
+    addresses = (
+        table.data_ptr(),
+        q.data_ptr(),
+        weight.data_ptr(),
+        count,
+        scores.data_ptr(),
+        chosen.data_ptr(),
+    )
+    call = (passes._engine, ctypes.byref(passes._model), ctypes.byref(passes._model.layer[1]))
+    passes._library.dsv4_index(*call, *addresses)
+    mask = top_k_mask(scores.unsqueeze(0), torch.ones(1, count, dtype=torch.bool), c.index_topk)
+    assert chosen.tolist() == mask[0].nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(
     "splits", [[400], [1] * 150 + [250], [3] * 50 + [250], [130, 4, 66, 200], [128] * 3 + [16]]
 )
@@ -184,21 +222,34 @@ def test_passes_equal_the_module_whatever_the_chunks(isa: str, splits: list[int]
 @pytest.mark.parametrize("choice", FORMATS)
 def test_attention_with_quantised_caches_equals_the_reference(choice: CacheFormat, rounds: bool) -> None:
     """One layer at a time, since a flip of one rounding spreads from layer to layer."""
-    w = weights(rounds=rounds)
-    where, ids = layout(w, choice), some_ids(300, seed=3)
+    attention_is_equal(weights(rounds=rounds), choice, 5, None)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("count", [2, 33])
+@pytest.mark.parametrize("choice", [CacheFormat.BF16, CacheFormat.FP8_FP4])
+def test_attention_of_many_heads_equals_the_reference(isa: str, count: int, choice: CacheFormat) -> None:
+    """More heads than a tile holds, channels that don't fill one, keys of several tiles."""
+    wide = {"num_attention_heads": 12, "head_dim": 104, "index_n_heads": 20, "index_head_dim": 128}
+    attention_is_equal(ModelWeights.of_module(tiny.model(**wide)), choice, count, isa)
+
+
+def attention_is_equal(w: ModelWeights, choice: CacheFormat, count: int, isa: str | None) -> None:
+    where, ids = layout(w, choice), some_ids(400, seed=3)
     torch_passes = TorchPasses(w, where)
-    native = NativePasses(w, where, threads=2)
+    native = NativePasses(w, where, threads=2, isa=isa)
     cache = new_cache(where)
     fed(torch_passes, cache, ids[:280], [280])
+    new = ids[280 : 280 + count]
     for number in range(4):
         theirs, ours = cache.fork(), cache.fork()
         for one in (theirs, ours):
-            one.prepare(5)
-        x = torch.randn(5, w.config.hidden_size, generator=torch.Generator().manual_seed(number))
-        spans = torch_passes._spans([Piece(theirs, ids[280:285])], [280])
+            one.prepare(count)
+        x = torch.randn(count, w.config.hidden_size, generator=torch.Generator().manual_seed(number))
+        spans = torch_passes._spans([Piece(theirs, new)], [280])
         expected = torch_passes._attention(x, w.layers[number], where.layers[number], spans)
         spans[0].cache.commit()
-        chunks, kept = native._chunks([Piece(ours, ids[280:285])], draft=False)
+        chunks, kept = native._chunks([Piece(ours, new)], draft=False)
         y = torch.empty_like(x)
         layer = ctypes.byref(native._model.layer[number])
         call = (native._engine, ctypes.byref(native._model), layer, chunks, x.data_ptr(), y.data_ptr())

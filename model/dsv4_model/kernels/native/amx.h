@@ -218,4 +218,11 @@ static void tile_product(int rows, int columns, const Left& left, int64_t block,
 }
 
 }  // namespace ISA
+#else
+
+namespace ISA {
+
+struct TileRegisters {};  // there are none to hold
+
+}  // namespace ISA
 #endif

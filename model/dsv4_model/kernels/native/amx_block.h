@@ -42,8 +42,6 @@ class Queries {
             split_rows(q + static_cast<int64_t>(i) * size, size, std::min(SIDE, count - i), size, q_, i / SIDE);
     }
     static int64_t scratch_bytes(int count, int size) { return bytes_of(count, size) + bytes_of(count, WIDTH); }
-    using Registers = TileRegisters;
-
     // scores [count][WIDTH] of n rows from `start` on, both multiples of 32.
     void score(int count, const Block& block, int64_t start, int n, float* scores) const {
         for (int i = 0; i < count; i += 2 * SIDE)

@@ -57,8 +57,6 @@ class ManyRows {
         });
     }
 
-    using Registers = TileRegisters;
-
     void multiply(const ProductJob& job, int thread) {
         const Product& p = products_[job.product];
         const Left& left = left_[job.product];

@@ -1,18 +1,15 @@
 // Attention of many query heads over one shared K=V head (section 2.3), window rows and compressed entries in one
 // softmax whose denominator also holds the sink.
 #pragma once
-#include "run.h"
+#include "sight.h"
+#if AMX
+#include "amx_sight.h"
+#endif
 
 namespace ISA {
 
 constexpr int ROWS_TOGETHER = 32;  // rows that are decoded at a time
 constexpr int PART = 256;          // rows of one part of a single query's work; fixes the order of its sums
-constexpr int MOST_CHANNELS = 1024;
-
-// Running softmax of some heads: greatest score, sum of weights, weighted sum of rows [head_dim].
-struct Softmax {
-    float *top, *total, *sum;
-};
 
 // scores [H][32] = q [H][size] times rows [n][size], scaled; the rows are read once for all H.
 template <int H>
@@ -113,43 +110,6 @@ static void attend_rows(const float* q, int heads, const float* rows, int n, int
     next(std::integral_constant<int, 1>());
 }
 
-// What one token attends to, by numbers 0 .. window - 1 for window rows and on for entries.
-struct Sight {
-    const Model& m;
-    const Layer& layer;
-    const Chunk& chunk;
-    const float* own;  // decoded rows of the chunk's tokens
-    int64_t first;     // position of the first window row
-    int window;        // window rows
-    int64_t entries;   // compressed entries
-    const int32_t* chosen;  // their numbers; absent: 0, 1, 2 ...
-
-    int64_t count() const { return window + entries; }
-    // Start bringing a row that will soon be decoded: chosen ones lie far apart.
-    void announce(int64_t number) const {
-        if (number < window || number >= count()) return;
-        int64_t entry = number - window;
-        if (chosen) entry = chosen[entry];
-        const uint8_t* page = chunk.pages[entry / layer.entries_per_page];
-        const uint8_t* row = page + layer.entries + entry % layer.entries_per_page * m.row_bytes;
-        for (int i = 0; i < m.row_bytes; i += 64) __builtin_prefetch(row + i);
-    }
-    void decode(int64_t number, float* out) const {
-        if (number < window) {
-            int64_t position = first + number;
-            if (position >= chunk.position)
-                std::memcpy(out, own + (position - chunk.position) * m.head_dim, m.head_dim * sizeof(float));
-            else
-                decode_row(m, chunk.rings + layer.window + position % m.window * m.row_bytes, out);
-            return;
-        }
-        int64_t entry = number - window;
-        if (chosen) entry = chosen[entry];
-        const uint8_t* page = chunk.pages[entry / layer.entries_per_page];
-        decode_row(m, page + layer.entries + entry % layer.entries_per_page * m.row_bytes, out);
-    }
-};
-
 INLINE void begin(Softmax s, int heads, int size) {
     for (int h = 0; h < heads; h++) {
         s.top[h] = -1e30f;
@@ -176,6 +136,9 @@ static void finish(const Model& m, Softmax s, const float* sink, int heads, cons
 // Rows `from .. to - 1` of a sight, for all heads.
 static void attend_sight(const Sight& sight, int64_t from, int64_t to, const float* q, int heads, float scale,
                          Softmax s) {
+#if AMX
+    if (sight.m.row_storage != FP32) return attend_sight_in_tiles(sight, from, to, q, heads, scale, s);
+#endif
     const int size = sight.m.head_dim;
     alignas(64) static thread_local float rows[ROWS_TOGETHER * MOST_CHANNELS];
     for (int64_t start = from; start < to; start += ROWS_TOGETHER) {
@@ -206,6 +169,7 @@ static void attend_few(Run& run, const Sight* sights, int count, const float* q,
     // Heads are shared out as well where one part is large.
     const int together = heads > 16 ? 16 : heads, groups = (heads + together - 1) / together;
     run.pool().run(count * parts * groups, [&](int job, int) {
+        [[maybe_unused]] TileRegisters registers;
         const int group = job % groups, part = job / groups % parts, token = job / groups / parts;
         const int head = group * together, n = std::min(together, heads - head);
         Softmax s = at(token, part);

@@ -102,7 +102,7 @@ static void attend_many(Run& run, const Layer& layer, const Chunk& chunk, int fi
     float* scratch = run.floats(run.pool().threads(), width);
     uint8_t* packs = run.arena().template take<uint8_t>(run.pool().threads() * packed);
     run.pool().run(jobs, [&](int job, int thread) {
-        [[maybe_unused]] Queries::Registers registers;
+        [[maybe_unused]] TileRegisters registers;
         const int start = job * together, n = std::min(together, chunk.count - start);
         float* mine = scratch + thread * width;
         Softmax s{mine, mine + most, mine + 2 * most};

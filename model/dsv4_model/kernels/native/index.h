@@ -1,39 +1,10 @@
 // The lightning indexer (section 2.5): scores of all visible keys, and the best of them.
 #pragma once
-#include "run.h"
+#include "amx_index.h"
+#include "index_query.h"
+#include "select.h"
 
 namespace ISA {
-
-// The query of one token, in the form that its key storage wants.
-struct IndexQuery {
-    const float* q;        // [heads][size]
-    const float* weights;  // [heads], scale included
-    const int8_t* codes;   // FP4: twice the values, [heads][size]
-    const float* scales;   // FP4: half the scale of each group, [heads][size / 32]
-    const int32_t* sums;   // FP4: 12 times the sum of a group's codes, [heads][size / 32]
-};
-
-// Round a query to FP4 in place, and give its integer form.
-static void prepare_query(const Model& m, float* q, int8_t* codes, float* scales, int32_t* sums) {
-    static const int8_t twice[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-    const int n = m.index_dim, groups = n / KEY_GROUP;
-    uint8_t code[1024], exponents[32];
-    for (int h = 0; h < m.index_heads; h++) {
-        encode_fp4(q + h * n, n, code, exponents);
-        for (int g = 0; g < groups; g++) {
-            float scale = from_exponent(exponents[g]);
-            int32_t total = 0;
-            for (int i = g * KEY_GROUP; i < (g + 1) * KEY_GROUP; i++) {
-                codes[h * n + i] = twice[code[i]];
-                total += twice[code[i]];
-                q[h * n + i] = FP4_VALUES[code[i]] * scale;
-            }
-            // Both operands are doubled, so that a product is four times too large.
-            scales[h * groups + g] = scale * 0.25f;
-            sums[h * groups + g] = 12 * total;
-        }
-    }
-}
 
 // Scores of the 32 keys of a block given as fp32 [channels][32].
 static void score_plain(const Model& m, const IndexQuery& query, const float* keys, float* out) {
@@ -109,14 +80,24 @@ INLINE void score_heads(const IndexQuery& query, const uint8_t* block, int n, in
 // Scores of the keys of pages first .. last - 1 into out [(last - first) * 32].
 static void score_pages(const Model& m, const IndexQuery& query, const uint8_t* const* pages, int64_t offset,
                         int64_t first, int64_t last, float* buffer, float* out) {
+#if AMX
+    std::optional<IndexTiles> tiles;
+    if (IndexTiles::fits(m)) tiles.emplace(m, query);
+#endif
     for (int64_t page = first; page < last; page++, out += KEYS) {
         const uint8_t* block = pages[page] + offset;
-        // Pages lie far apart: what the hardware would not foresee is asked for three pages ahead.
-        if (page + 3 < last) {
-            const uint8_t* next = pages[page + 3] + offset;
+        // Pages lie far apart: what the hardware would not foresee is asked for eight pages ahead.
+        if (page + 8 < last) {
+            const uint8_t* next = pages[page + 8] + offset;
             const int bytes = m.index_dim * KEYS / (m.key_storage == FP4 ? 2 : 1);
-            for (int i = 0; i < bytes; i += 64) __builtin_prefetch(next + i, 0, 2);
+            for (int i = 0; i < bytes; i += 64) __builtin_prefetch(next + i);
         }
+#if AMX
+        if (tiles) {
+            tiles->score(block, out);
+            continue;
+        }
+#endif
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
         if (m.key_storage == FP4) {
             vf total[2] = {};
@@ -135,59 +116,6 @@ static void score_pages(const Model& m, const IndexQuery& query, const uint8_t* 
             score_plain(m, query, buffer, out);
         }
     }
-}
-
-// The k best of n > k scores, in the order of their indices. Equal scores: the lower index first. The scores are
-// replaced by integers of the same order.
-static void best(float* scores, int n, int k, int32_t* out) {
-    auto ranks = reinterpret_cast<int32_t*>(scores);
-    const int whole = n & ~15;
-    for (int i = 0; i < whole; i += 16) {
-        vi v = load(ranks + i);
-        store(ranks + i, v ^ ((v >> 31) & 0x7FFFFFFF));
-    }
-    for (int i = whole; i < n; i++) ranks[i] ^= (ranks[i] >> 31) & 0x7FFFFFFF;
-    auto reaching = [&](int32_t floor) {
-        vi found[4] = {};
-        int i = 0;
-        for (; i + 64 <= whole; i += 64)
-            for (int j = 0; j < 4; j++) found[j] -= load(ranks + i + 16 * j) >= floor;
-        for (; i < whole; i += 16) found[0] -= load(ranks + i) >= floor;
-        vi all = (found[0] + found[1]) + (found[2] + found[3]);
-        int count = 0;
-        for (int j = 0; j < 16; j++) count += all[j];
-        for (i = whole; i < n; i++) count += ranks[i] >= floor;
-        return count;
-    };
-    // The k-th largest: the greatest floor that at least k reach.
-    int64_t low = INT32_MIN, high = INT32_MAX;
-    int above = 0;  // how many are better than the k-th largest
-    while (low < high) {
-        int64_t middle = low + (high - low + 1) / 2;
-        int count = reaching(static_cast<int32_t>(middle));
-        if (count >= k) {
-            low = middle;
-            if (count == k) break;
-        } else {
-            high = middle - 1;
-            above = count;
-        }
-    }
-    const int32_t floor = static_cast<int32_t>(low);
-    if (low < high) above = k - 1;  // all that reach it are wanted: no tie can be one too many
-    int ties = low < high ? n : k - above;
-    int found = 0;
-    auto take = [&](int i) {
-        if (ranks[i] > floor || (ranks[i] == floor && ties-- > 0)) out[found++] = i;
-    };
-    int i = 0;
-#if defined(__AVX512F__)
-    for (; i < whole; i += 16) {
-        unsigned mask = _mm512_cmpge_epi32_mask(_mm512_loadu_si512(ranks + i), _mm512_set1_epi32(floor));
-        for (; mask; mask &= mask - 1) take(i + __builtin_ctz(mask));
-    }
-#endif
-    for (; i < n; i++) take(i);
 }
 
 }  // namespace ISA

@@ -45,7 +45,7 @@ static void multiply(Pool& pool, Arena& arena, const Product* products, int coun
     const int total = static_cast<int>(jobs.size());
     const int group = total > 6 * pool.threads() ? total / (6 * pool.threads()) : 1;
     pool.run((total + group - 1) / group, [&](int number, int thread) {
-        std::optional<ManyRows::Registers> registers;
+        [[maybe_unused]] std::optional<TileRegisters> registers;
         if (many) registers.emplace();
         for (int j = number * group; j < std::min((number + 1) * group, total); j++) {
             const Product& p = products[list[j].product];

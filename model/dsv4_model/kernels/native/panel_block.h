@@ -28,8 +28,6 @@ class Queries {
   public:
     Queries(const float* q, int, int size, uint8_t*) : q_(q), size_(size) {}
     static int64_t scratch_bytes(int, int) { return 0; }
-    struct Registers {};  // nothing that a thread would have to reserve
-
     // scores [count][WIDTH] of n rows from `start` on, both multiples of PANEL.
     void score(int count, const Block& block, int64_t start, int n, float* scores) const {
         for (int half = 0; half < n; half += PANEL)

@@ -50,8 +50,6 @@ class ManyRows {
     ManyRows(Pool& pool, Arena& arena, const Product* products, int)
         : products_(products), scratch_(arena.take<Scratch>(pool.threads())) {}
 
-    struct Registers {};  // nothing that a thread would have to reserve
-
     void multiply(const ProductJob& job, int thread) {
         const Product& p = products_[job.product];
         const Matrix& w = *p.w;

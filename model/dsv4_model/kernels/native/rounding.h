@@ -1,6 +1,7 @@
 // Storage of cache rows and index keys, and the rounding of the quantisation-aware training (section 2.8).
 #pragma once
 #include "abi.h"
+#include "amx.h"
 #include "simd.h"
 
 namespace ISA {
@@ -108,6 +109,27 @@ INLINE void decode_row(const Model& m, const uint8_t* in, float* x) {
     }
     halves(reinterpret_cast<const uint16_t*>(in + plain), x + plain, m.rotary);
 }
+
+#if AMX
+// The same as bfloat16, which loses nothing of a row that isn't stored in fp32.
+INLINE void decode_row(const Model& m, const uint8_t* in, uint16_t* x) {
+    if (m.row_storage == BF16) {
+        std::memcpy(x, in, m.head_dim * sizeof(uint16_t));
+        return;
+    }
+    const int plain = m.head_dim - m.rotary;
+    const uint8_t* scales = in + plain + 2 * m.rotary;
+    int i = 0;
+    for (; i + 32 <= plain; i += 32) {
+        const float scale = from_exponent(scales[i / KV_GROUP]) * E4M3_FIX;
+        const vf low = from_e4m3(in + i) * scale, high = from_e4m3(in + i + 16) * scale;
+        const __m512bh both = _mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low));
+        _mm512_storeu_si512(x + i, reinterpret_cast<__m512i>(both));
+    }
+    for (; i < plain; i++) x[i] = to_bf16(e4m3(in[i]) * from_exponent(scales[i / KV_GROUP]));
+    std::memcpy(x + plain, in + plain, m.rotary * sizeof(uint16_t));
+}
+#endif
 
 // One index key into slot `slot` of a page's block of 32; `x` has taken the Hadamard where the storage is coarse.
 static void encode_key(const Model& m, const float* x, int slot, uint8_t* block) {
