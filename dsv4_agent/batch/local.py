@@ -9,10 +9,11 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from typing import Protocol
 
 from dsv4_agent.batch.executor import Assignment, ItemProgress
-from dsv4_agent.batch.job import Job
-from dsv4_agent.batch.model_host import ModelHost
+from dsv4_agent.batch.handed_secrets import parted
+from dsv4_agent.batch.job import Job, ModelChoice
 from dsv4_agent.batch.states import ItemResult, State
 from dsv4_agent.batch.strays import end_strays
 
@@ -21,13 +22,24 @@ _CRASHES = 3
 """After so many deaths of its worker an item is given up."""
 
 
+class Host(Protocol):
+    """A model that all workers share: `choice` is how they open it, `environment` where they find it."""
+
+    @property
+    def choice(self) -> ModelChoice: ...
+    @property
+    def environment(self) -> Mapping[str, str]: ...
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+
+
 class LocalExecutor:
     """Workers are children of this process and die with it.
 
     With `host` they share one model, which is loaded when the first item needs it; else each opens its own.
     """
 
-    def __init__(self, host: ModelHost | None = None) -> None:
+    def __init__(self, host: Host | None = None) -> None:
         self._host = host
         self._running: set[Process] = set()
 
@@ -45,9 +57,9 @@ class LocalExecutor:
             fresh = crash == 0 and not assignment.resumes
             if fresh or not job.worktree.is_dir():
                 await asyncio.to_thread(assignment.checkouts.worktree, assignment.name, assignment.commit)
-            process = await self._start(environment)
+            process, secrets = await self._start(environment)
             try:
-                async for report in self._reports(process, job):
+                async for report in self._reports(process, job, secrets):
                     yield report
                     if isinstance(report, ItemResult):
                         return
@@ -65,7 +77,8 @@ class LocalExecutor:
         if self._host is not None:
             await self._host.close()
 
-    async def _start(self, environment: Mapping[str, str]) -> Process:
+    async def _start(self, environment: Mapping[str, str]) -> tuple[Process, bytes]:
+        shown, secrets = parted({**os.environ, **environment})
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -73,17 +86,19 @@ class LocalExecutor:
             stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
-            env={**os.environ, **environment},
+            env=shown,
             limit=_LINE_LIMIT,
             start_new_session=True,
         )
         self._running.add(process)
-        return process
+        return process, secrets
 
-    async def _reports(self, process: Process, job: Job) -> AsyncIterator[ItemProgress | ItemResult]:
+    async def _reports(
+        self, process: Process, job: Job, secrets: bytes
+    ) -> AsyncIterator[ItemProgress | ItemResult]:
         assert process.stdin is not None and process.stdout is not None
         with suppress(BrokenPipeError, ConnectionResetError):
-            process.stdin.write(job.to_line())
+            process.stdin.write(job.to_line() + secrets)
             await process.stdin.drain()
             process.stdin.close()
         async for line in process.stdout:

@@ -11,15 +11,15 @@ import os
 import re
 import secrets
 import sys
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from dsv4_agent.batch.handed_secrets import parted
 from dsv4_agent.batch.job import ModelChoice
-from dsv4_agent.batch.served_model import TOKEN
 from dsv4_agent.loop.events import Subtype
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.model_options import NANO
@@ -74,18 +74,21 @@ class ModelHost:
 
     async def _start(self) -> None:
         arguments = (self._given.name, str(self._sequences))
+        shown, _ = parted(os.environ)  # a model of this machine needs nobody's keys
         process = self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "dsv4_agent.batch.served_model",
             *arguments,
-            stdin=DEVNULL,
+            stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE,
-            env={**os.environ, TOKEN: self._token},
+            env=shown,
             start_new_session=True,
         )
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdin and process.stdout and process.stderr
+        process.stdin.write(self._token.encode("ascii") + b"\n")
+        process.stdin.close()
         try:
             async with asyncio.timeout(_LOAD_SECONDS):
                 while line := (await process.stdout.readline()).decode("utf-8", "replace"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from dsv4_agent.batch.parent import die_with_parent
@@ -10,17 +9,18 @@ from dsv4_agent.server.launch import execute
 from dsv4_agent.server.options import ServeOptions
 from dsv4_agent.workbench.model_options import EngineChoice
 
-TOKEN = "DSV4_SERVE_TOKEN"
-
 
 def main() -> int:
-    """Serve the model named by the first argument, as many sequences at once as the second says."""
+    """Serve the model named by the first argument, as many sequences at once as the second says.
+
+    The token for it is the first line of standard input.
+    """
     die_with_parent()
     model, sequences = sys.argv[1], int(sys.argv[2])
     engine = EngineChoice(keep_conversations=False)
     options = ServeOptions(
         model=model,
-        token=os.environ[TOKEN],
+        token=sys.stdin.readline().strip(),
         sequences=sequences,
         queue=sequences * 4,
         announce=False,

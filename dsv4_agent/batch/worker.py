@@ -1,6 +1,6 @@
 """The process that does one item: a job on stdin, progress and the result on stdout, one JSON object a line.
 
-It dies with its parent, and what it started is found by where it works.
+Keys follow the job (`handed_secrets`). It dies with its parent; what it started is found by where it works.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from dsv4_agent.batch.handed_secrets import take
 from dsv4_agent.batch.job import Job
 from dsv4_agent.batch.parent import die_with_parent
 from dsv4_agent.batch.procedure import Procedure
@@ -26,6 +27,7 @@ def main() -> int:
     """Do the job of stdin. The exit code is 0 when there is a result, whatever it says."""
     die_with_parent()
     job = Job.from_line(sys.stdin.buffer.readline())
+    take(sys.stdin.buffer.readline())
     output = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace", buffering=1)
     os.dup2(2, 1)  # what a library prints must not be taken for a report
 

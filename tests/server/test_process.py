@@ -103,9 +103,12 @@ def test_only_servers_of_the_user_are_announced(module: str, announced: int, tmp
     arguments = own if not announced else ["serve", "--port", "0", "--model", own[0]]
     environment = {**os.environ, "DSV4_STATE_DIR": str(tmp_path / "state"), "DSV4_SERVE_TOKEN": TOKEN}
     command = [sys.executable, "-m", module, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, env=environment) as process:
         try:
-            assert process.stdout is not None
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(f"{TOKEN}\n")  # the batch's own server takes it from here
+            process.stdin.close()
             assert "serves" in process.stdout.readline()
             found = list((tmp_path / "state").glob("run/*"))
             assert len(found) == announced

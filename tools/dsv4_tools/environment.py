@@ -39,8 +39,8 @@ _FIXED = {
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a variable of this name probably holds a credential."""
-    return _SECRET.search(name) is not None
+    """Whether a variable of this name is known to hold a credential, or probably does."""
+    return name in _withheld or _SECRET.search(name) is not None
 
 
 def withhold(names: Iterable[str]) -> None:
@@ -53,10 +53,7 @@ def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
     kept = {
         name: value
         for name, value in environment.items()
-        if name not in _DROPPED
-        and name not in _withheld
-        and not name.startswith(_DROPPED_PREFIXES)
-        and not is_secret_name(name)
+        if name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES) and not is_secret_name(name)
     }
     return {**kept, **_FIXED}
 
