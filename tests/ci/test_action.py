@@ -98,7 +98,7 @@ def test_the_documented_workflow_keeps_model_and_write_permission_apart() -> Non
 def test_the_documented_gitlab_jobs_are_apart_too() -> None:
     (pipeline,) = documented("GitLab")
     jobs = {name: job for name, job in pipeline.items() if isinstance(job, dict) and "script" in job}
-    asks = [name for name, job in jobs.items() if "dsv4 batch" in str(job["script"])]
+    asks = [name for name, job in jobs.items() if 'dsv4" batch' in str(job["script"])]
     pushes = [name for name, job in jobs.items() if "git push" in str(job["script"])]
     assert len(asks) == len(pushes) == 1 and asks != pushes
     assert all("DSV4_API_KEY" not in str(jobs[name]) for name in pushes)
