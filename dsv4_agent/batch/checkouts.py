@@ -107,6 +107,11 @@ class Checkouts:
         self._git = folder / "repository.git"
         self._trees = folder / "worktrees"
 
+    @property
+    def git(self) -> Path:
+        """The bare repository."""
+        return self._git
+
     def prepare(self) -> None:
         """Make the repository, if it isn't there. Raises `RunFailure` (54)."""
         if self.is_ready():

@@ -30,3 +30,10 @@ class Retry(StrEnum):
 
     FEEDBACK = "feedback"
     FRESH = "fresh"
+
+
+class ExecutorKind(StrEnum):
+    """Who does the items: processes of this machine, or tasks of a Ray cluster."""
+
+    LOCAL = "local"
+    RAY = "ray"

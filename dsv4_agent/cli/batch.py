@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from dsv4_agent.batch.choices import Conflicts, Delivery, Retry
+from dsv4_agent.batch.choices import Conflicts, Delivery, ExecutorKind, Retry
 from dsv4_agent.cli.batch_upkeep import check, clean, listed, schema
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
 from dsv4_agent.workbench.model_options import Effort
@@ -126,6 +126,13 @@ def run(
         bool, typer.Option("--require-clean", help="Exit 58 at once on a dirty work tree.")
     ] = False,
     directory: Annotated[Path, typer.Option("-C", "--cd", metavar="DIR", help="The repository.")] = Path(),
+    executor: Annotated[
+        ExecutorKind, typer.Option("--executor", help="Processes here, or tasks of a Ray cluster.")
+    ] = ExecutorKind.LOCAL,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", metavar="ADDRESS", help="Of the Ray cluster; auto: this machine's."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the batch named, or the last one not finished here.")
     ] = False,
@@ -185,6 +192,8 @@ def run(
         budget=_set(budget),
         total=_set(total),
         directory=directory,
+        executor=executor,
+        address=address,
         resume=resume,
         dry_run=dry_run,
         allow_failures=allow_failures,

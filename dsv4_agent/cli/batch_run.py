@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dsv4_agent.batch.choices import ExecutorKind
+from dsv4_agent.batch.executor import Executor
 from dsv4_agent.batch.job import ModelChoice
 from dsv4_agent.batch.ledger import Charter
 from dsv4_agent.batch.one_batch import Begun, begin, go_on, sandbox_of
@@ -37,6 +39,8 @@ class Given:
     budget: Mapping[str, Any]
     total: Mapping[str, Any]
     directory: Path
+    executor: ExecutorKind
+    address: str | None
     resume: bool
     dry_run: bool
     allow_failures: int
@@ -97,8 +101,9 @@ def _prepared(given: Given) -> Prepared:
 
 def _begun(given: Given) -> Begun:
     prepared = _prepared(given)
-    choose_model(ModelOptions(name=prepared.charter.plan.model))  # an unknown one begins nothing
-    sandbox = sandbox_of(prepared.charter.plan, prepared.charter.directory)
+    plan = prepared.charter.plan
+    _executor(given, _model(plan), plan.jobs)  # what can't be done begins nothing
+    sandbox = sandbox_of(plan, prepared.charter.directory)
     degraded = (f"commands run without a sandbox: {sandbox.reason}",) if sandbox.degraded else ()
     for note in (*prepared.notes, *degraded):
         print(f"dsv4: note: {plain_line(note)}", file=sys.stderr)
@@ -115,21 +120,39 @@ def _resumed(given: Given) -> Begun:
 
 
 def _settings(given: Given, begun: Begun) -> Settings:
-    from dsv4_agent.batch.local import LocalExecutor
-    from dsv4_agent.batch.model_host import ModelHost, can_host
-
     plan = begun.ledger.charter.plan
-    name, _ = choose_model(ModelOptions(name=plan.model))
-    model = ModelChoice(name=name, effort=plan.effort, temperature=plan.temperature)
-    host = ModelHost(model, plan.jobs) if can_host(model.name) else None
+    model = _model(plan)
     return Settings(
-        executor=LocalExecutor(host),
+        executor=_executor(given, model, plan.jobs),
         model=model,
         allowed_failures=given.allow_failures,
         reports=tuple(parse_report(text) for text in given.reports),
         json=given.json,
         verbose=given.verbose,
     )
+
+
+def _model(plan: Plan) -> ModelChoice:
+    """The plan's model. Raises `RunFailure` (52) for an unknown one."""
+    name, _ = choose_model(ModelOptions(name=plan.model))
+    return ModelChoice(name=name, effort=plan.effort, temperature=plan.temperature)
+
+
+def _executor(given: Given, model: ModelChoice, jobs: int) -> Executor:
+    """Who does the items. Nothing is started yet. Raises `RunFailure` where it can't be."""
+    if given.executor is ExecutorKind.RAY:
+        from dsv4_agent.batch.carried_model import CarriedModel
+        from dsv4_agent.batch.ray_cluster import require_ray
+        from dsv4_agent.batch.ray_executor import RayExecutor
+
+        require_ray()
+        return RayExecutor(CarriedModel.of(model), given.address, jobs)
+    from dsv4_agent.batch.local import LocalExecutor
+    from dsv4_agent.batch.model_host import ModelHost, can_host
+
+    if given.address is not None:
+        raise RunFailure(Subtype.INPUT, "--address is that of a Ray cluster", "Add --executor ray.")
+    return LocalExecutor(ModelHost(model, jobs) if can_host(model.name) else None)
 
 
 def _show(prepared: Prepared) -> int:
