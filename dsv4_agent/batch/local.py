@@ -16,6 +16,9 @@ from dsv4_agent.batch.handed_secrets import parted
 from dsv4_agent.batch.job import Job, ModelChoice
 from dsv4_agent.batch.states import ItemResult, State
 from dsv4_agent.batch.strays import end_strays
+from dsv4_agent.loop.events import Subtype
+from dsv4_agent.workbench.exit_codes import Ending, ExitCode, OwnSubtype
+from dsv4_agent.workbench.failures import RunFailure
 
 _LINE_LIMIT = 64 << 20
 _CRASHES = 3
@@ -44,7 +47,10 @@ class LocalExecutor:
         self._running: set[Process] = set()
 
     async def run(self, assignment: Assignment) -> AsyncIterator[ItemProgress | ItemResult]:
-        """Do an item; a worker that dies is followed by another, which goes on where it was."""
+        """Do an item; a worker that dies is followed by another, which goes on where it was.
+
+        Raises `RunFailure` where the worker has no model: then no other would have one.
+        """
         item, job = assignment.item, assignment.job
         environment: Mapping[str, str] = {}
         if self._host is not None:
@@ -104,6 +110,9 @@ class LocalExecutor:
         async for line in process.stdout:
             with suppress(ValueError, KeyError, TypeError):  # a torn last line of a dying worker
                 data = json.loads(line)
+                if "failure" in data:
+                    ending, cause, remedy, code = data["failure"]
+                    raise RunFailure(_ending(ending), cause, remedy, ExitCode(code))
                 if "result" in data:
                     yield ItemResult.from_json(data["result"])
                     return
@@ -116,6 +125,10 @@ class LocalExecutor:
                 process.kill()
         await process.wait()
         self._running.discard(process)
+
+
+def _ending(name: str) -> Ending:
+    return Subtype(name) if name in list(Subtype) else OwnSubtype(name)
 
 
 async def _last_words(process: Process) -> str:

@@ -19,12 +19,15 @@ from dsv4_agent.batch.states import ItemResult, State
 from dsv4_agent.session.journal import JournalError
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.model_options import Effort, ModelOptions
-from dsv4_agent.workbench.models import open_model
+from dsv4_agent.workbench.models import OpenedModel, open_model
 from dsv4_tools.sandbox.base import SandboxUnavailable
 
 
 def main() -> int:
-    """Do the job of stdin. The exit code is 0 when there is a result, whatever it says."""
+    """Do the job of stdin. The exit code is 0 when there is a result, whatever it says.
+
+    Without a model no item can be done, so that is no item's result but a `failure`.
+    """
     die_with_parent()
     job = Job.from_line(sys.stdin.buffer.readline())
     take(sys.stdin.buffer.readline())
@@ -35,21 +38,29 @@ def main() -> int:
         output.write(json.dumps(report) + "\n")  # escaped: names of files need not be UTF-8
 
     try:
-        result = asyncio.run(_work(job, lambda text: send(progress=text)))
+        opened = _open(job)
+    except RunFailure as failure:
+        send(failure=[failure.ending.value, failure.cause, failure.remedy, failure.code.value])
+        return 0
+    try:
+        result = asyncio.run(_work(job, opened, lambda text: send(progress=text)))
     except (RunFailure, JournalError, SandboxUnavailable) as failure:
         result = ItemResult(job.id, State.ERROR, " ".join(str(failure).split()))
     send(result=result.to_json())
     return 0
 
 
-async def _work(job: Job, say: Callable[[str], None]) -> ItemResult:
+def _open(job: Job) -> OpenedModel:
     choice = job.model
     options = ModelOptions(
         name=choice.name,
         effort=None if choice.effort is None else Effort(choice.effort),
         temperature=choice.temperature,
     )
-    opened = open_model(options)
+    return open_model(options)
+
+
+async def _work(job: Job, opened: OpenedModel, say: Callable[[str], None]) -> ItemResult:
     try:
         return await Procedure(job, opened.backend, opened.preset, say).run()
     finally:

@@ -58,7 +58,11 @@ def listed() -> None:
             print(f"{run.id}  unreadable: {plain_line(str(error), 100)}")
             continue
         status = "ended" if progress.ended else "running" if run.is_running() else "unfinished"
-        counts = counted(final_states(charter.items, progress).values())
+        results = final_states(charter.items, progress)
+        waiting = 0 if progress.ended else len(results) - len(progress.results)
+        known = [result for id, result in results.items() if progress.ended or id in progress.results]
+        parts = (counted(known) if known else "", f"{waiting} to do" if waiting else "")
+        counts = ", ".join(filter(None, parts))
         print(f"{run.id}  {status}  {counts}  {plain_line(str(charter.directory))}")
 
 

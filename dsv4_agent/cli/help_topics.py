@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-TOPICS: Final = ("exit-codes", "events", "schema", "scripted", "settings")
+TOPICS: Final = ("batch", "exit-codes", "events", "schema", "scripted", "settings")
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
 _EVENTS: Final = """\
@@ -85,6 +85,43 @@ Nothing of the kind is ever read from a repository. The ids of key bindings:
 
 """
 
+_BATCH: Final = """\
+A plan of `dsv4 batch` is a TOML file. Every key but prompt and items has a default; `dsv4 batch schema`
+prints the JSON Schema, `dsv4 batch check PLAN` says what is wrong with one.
+
+  prompt = "Rename {old} to {new} everywhere."   # or prompt_file = "prompt.txt"
+  items = { jsonl = "items.jsonl" }              # objects, one a line; their keys are the placeholders
+  # items = { glob = ["src/**/*.py"], exclude = ["src/gen/**"] }    {path} {name} {stem} {dir} {tests}
+  # items = { lines = "names.txt" }                                 {line}
+  # items = { command = "git grep -l old_api" }                     {line}, a line of its output
+  # items = { repositories = ["../services/*"] }                    {repository} {name}
+  name = "rename"                # of branches and reports
+  base = "HEAD"                  # what every item starts from; uncommitted changes are not seen
+  setup = "npm ci"               # before the model begins; what it changes is not delivered
+  verify = ["pytest -q {tests}", "! grep -rnw {old} ."]    # each must exit 0; values are quoted for the shell
+  setup_timeout = 600            # seconds, of each command; also verify_timeout
+  allow = ["src/"]               # paths that may change
+  retries = 1                    # tries after a failed check
+  retry = "feedback"             # feedback: go on with what the check said; fresh: begin anew
+  budget = { max_turns = 30, max_tokens = 20000, max_tool_calls = 60, max_time = 900 }    # of an item
+  total = { max_tokens = 1000000, max_time = 7200 }                                       # of the batch
+  jobs = 4                       # items in progress at once
+  model = "flash"                # as --model; also effort, temperature, seed
+  permission_mode = "default"    # plan, default, accept-edits, auto, bypass
+  allowed_tools = ["shell(npm test:*)"]          # also disallowed_tools
+  sandbox = "workspace-write"    # read-only, workspace-write, off; named, it must be had
+  deliver = "commits"            # patches, branch, commits, branches
+  branch = "dsv4/rename"         # with branches: placeholders
+  message = "Rename {old}"
+  conflicts = "report"           # redo: do an item that conflicts again, on what is in
+  require_clean = false
+
+Items end as done, no_change, verify_failed, conflict, budget, skipped or error. Patches of all that changed
+something are kept; only what is verified is integrated, in the order of the items, and verified again. The
+exit code is 0 if all are done or no_change, else 59 (--allow-failures N). `dsv4 batch --resume` goes on after
+a crash. Write {{name}} for the text {name}. docs/batch.md has the whole of it, docs/ci.md is about pipelines.
+"""
+
 _SCRIPTED: Final = """\
 `dsv4 run --model scripted:FILE` plays a file in place of a model, so pipelines can be tested without one.
 """
@@ -92,9 +129,11 @@ _SCRIPTED: Final = """\
 
 @app.command()
 def help(
-    topic: Annotated[str, typer.Argument(help="exit-codes, events, schema, scripted or settings.")] = "",
+    topic: Annotated[
+        str, typer.Argument(help="batch, exit-codes, events, schema, scripted or settings.")
+    ] = "",
 ) -> None:
-    """Explain exit-codes, events, schema, scripted or settings."""
+    """Explain batch, exit-codes, events, schema, scripted or settings."""
     match topic:
         case "exit-codes":
             from dsv4_agent.workbench.exit_codes import table
@@ -102,6 +141,8 @@ def help(
             page = table()
         case "events":
             page = _EVENTS
+        case "batch":
+            page = _BATCH
         case "schema":
             from dsv4_agent.headless.schemas import events_schema_text
 

@@ -72,7 +72,7 @@ MEANING: Final[dict[ExitCode, str]] = {
     ExitCode.SCHEMA: "the output did not satisfy --output-schema, also after a retry",
     ExitCode.DENIED: "something was denied, and --fail-on-denied",
     ExitCode.CHANGES: "no changes and --fail-if-no-changes, or a dirty work tree and --require-clean",
-    ExitCode.BATCH: "batch: some items failed",
+    ExitCode.BATCH: "batch: more items failed than --allow-failures",
     ExitCode.SIGINT: "interrupted (SIGINT)",
     ExitCode.SIGPIPE: "the reader of the output went away (SIGPIPE)",
     ExitCode.SIGTERM: "terminated (SIGTERM, SIGHUP)",

@@ -336,3 +336,12 @@ def test_a_full_disk(dsv4: Dsv4, tmp_path: Path) -> None:
     assert condition(dsv4.repository) == before
     last = json.loads((dsv4.home / "two").read_text().splitlines()[-1])
     assert {item["state"] for item in last["items"]} <= {"done", "no_change"}
+
+
+def test_a_server_that_is_away_ends_no_item(dsv4: Dsv4) -> None:
+    dsv4.environment["DSV4_BASE_URL"] = "http://127.0.0.1:9/v1"
+    path = plan(dsv4)
+    line = error_of(batch(dsv4, path, "--model", "server"), 41)
+    assert "can't be reached" in line and "dsv4 batch --resume" in line
+    listed = batch(dsv4, "list").stdout.decode()
+    assert "unfinished  1 to do" in listed, listed
