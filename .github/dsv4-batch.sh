@@ -47,7 +47,7 @@ install() {
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "python3 is older than 3.11"
     python3 -m venv "$work/venv"
     "$work/venv/bin/pip" install -q --disable-pip-version-check \
-        "${GITHUB_ACTION_PATH:?}${DSV4_EXTRAS:+[$DSV4_EXTRAS]}"
+        --constraint "${GITHUB_ACTION_PATH:?}/constraints.txt" "$GITHUB_ACTION_PATH${DSV4_EXTRAS:+[$DSV4_EXTRAS]}"
 }
 
 prepare() {
