@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 SOURCES := dsv4_agent tools model prompts tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format bench interop clean
+.PHONY: help demo test slow ray lint format bench interop clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -19,6 +19,10 @@ test: lint  ## Lint, then run the tests
 
 slow: $(VENV)/.dev  ## Run the slow tests
 	$(BIN)/python -m pytest -m slow
+
+ray: $(VENV)/.dev  ## Install Ray and run batches on a cluster of two nodes
+	$(PIP) --editable '.[ray]'
+	$(BIN)/python -m pytest tests/batch/test_ray.py
 
 lint: $(VENV)/.dev  ## Check style, types and layers
 	$(BIN)/ruff check $(SOURCES)

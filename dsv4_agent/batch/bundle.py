@@ -95,8 +95,9 @@ def add_increment(base: Base, data: bytes, commit: str) -> None:
 
 def _bundled(checkouts: Checkouts, *what: str) -> bytes:
     shallow = _shallow_file(checkouts.base)
-    cut = () if shallow is None else ("--shallow-file", str(shallow))
-    done = run_git(checkouts.git, *cut, "--git-dir", ".", "bundle", "create", "-q", "-", *what)
+    cut = {} if shallow is None else {"GIT_SHALLOW_FILE": str(shallow)}
+    made = ("--git-dir", ".", "bundle", "create", "-q", "-", *what)
+    done = run_git(checkouts.git, *made, environment=cut)
     return _checked(checkouts.git, "bundle", done)
 
 

@@ -35,7 +35,7 @@ class NodeFolder:
     @property
     def path(self) -> Path:
         """Where it is."""
-        return state_directory() / "nodes" / self.node / self.batch
+        return _nodes() / self.node / self.batch
 
     @contextmanager
     def item(self, name: str) -> Iterator[Path]:
@@ -105,10 +105,20 @@ class NodeFolder:
         return descriptor
 
     def _clear_forgotten(self) -> None:
-        for other in self.path.parent.parent.glob("*/*"):
+        for other in _nodes().glob("*/*"):
             with suppress(OSError):
                 if time.time() - other.stat().st_mtime > _FORGOTTEN:
                     NodeFolder(other.parent.name, other.name).remove()
+
+
+def remove_everywhere(batch: str) -> None:
+    """Remove what a batch left on this machine, by whatever node, those that died included."""
+    for path in _nodes().glob(f"*/{batch}"):
+        NodeFolder(path.parent.name, batch).remove()
+
+
+def _nodes() -> Path:
+    return state_directory() / "nodes"
 
 
 @contextmanager

@@ -167,11 +167,9 @@ def _by_value() -> Callable[..., Iterator[Any]]:
 
 def _sweeping() -> Callable[[str], None]:
     def dsv4_sweep(batch: str) -> None:
-        import ray
+        from dsv4_agent.batch.node_folder import remove_everywhere
 
-        from dsv4_agent.batch.ray_node import sweep
-
-        sweep(batch, ray.get_runtime_context().get_node_id()[:16])
+        remove_everywhere(batch)
 
     return dsv4_sweep
 

@@ -97,11 +97,6 @@ def work(order: Order, node: str, fetch: Callable[[], Bundle]) -> Iterator[ItemP
         yield from _finished(last, output)
 
 
-def sweep(batch: str, node: str) -> None:
-    """Remove what a batch left on this node."""
-    NodeFolder(node, batch).remove()
-
-
 @contextmanager
 def _model(model: CarriedModel, folder: Path) -> Iterator[_Carried]:
     """The model's configuration where only this try finds it."""
