@@ -66,14 +66,18 @@ class CarriedModel:
     @property
     def is_of_this_machine(self) -> bool:
         """Whether its address means another machine on each machine."""
-        host = urlsplit(self.base_url).hostname or ""
-        return host in ("localhost", "::1") or host.startswith("127.")
+        return is_loopback(urlsplit(self.base_url).hostname or "")
 
     def unpack(self, folder: Path) -> Mapping[str, str]:
         """Write the configuration into a folder; the variables with which a process finds model and key."""
         write_private(folder / FILE, self.configuration, durable=False)
         key = {} if self.key is None else {API_KEY: self.key.reveal()}
         return {"DSV4_CONFIG_DIR": str(folder), **key}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address means the machine that says it."""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _configuration(name: str, profile: ServerProfile) -> str:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, Final
 
 from dsv4_agent.batch.bundle import Bundle
-from dsv4_agent.batch.carried_model import CarriedModel
+from dsv4_agent.batch.carried_model import CarriedModel, is_loopback
 from dsv4_agent.batch.ray_node import Order
 from dsv4_agent.loop.events import Subtype
 from dsv4_agent.version import __version__
 from dsv4_agent.workbench.failures import RunFailure
 
+_KNOCK_SECONDS: Final = 10.0
 _SWEEP_SECONDS: Final = 15.0
 VERSIONS: Final = (__version__, platform.python_version())
 
@@ -47,6 +49,8 @@ class Cluster:
             cause = f"--address {address} is one of Ray's client, over which tasks can't report"
             remedy = "Run dsv4 batch on a machine of the cluster, with --address auto."
             raise RunFailure(Subtype.CONFIG, cause, remedy)
+        if address is not None and ":" in address:
+            _require_listener(address)
         # No word of what is done here to anybody, unless the cluster's owner wants it.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
@@ -63,7 +67,7 @@ class Cluster:
             cause = "Ray can't be started here" if address is None else f"no Ray cluster answers at {address}"
             if "ersion mismatch" in str(error):
                 cause = f"the Ray cluster at {address} is of another version"
-            raise RunFailure(Subtype.CONFIG, f"{cause}: {_shortened(error)}", _REMEDY) from error
+            raise RunFailure(Subtype.CONFIG, f"{cause}: {_shortened(error)}", REMEDY) from error
         self._check(model)
 
     def _check(self, model: CarriedModel) -> None:
@@ -131,7 +135,26 @@ def failed() -> type[Exception]:
     return failure
 
 
-_REMEDY: Final = "Check --address; all machines need the same Ray, Python and dsv4, see ray status."
+REMEDY: Final = (
+    "Check --address, and that all machines have the same Ray, Python and dsv4; a cluster that asks for a "
+    "token wants RAY_AUTH_MODE=token."
+)
+
+
+def _require_listener(address: str) -> None:
+    """Ray would knock for minutes where nobody is."""
+    from ray.util import get_node_ip_address
+
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if is_loopback(host):
+        host = get_node_ip_address()  # as Ray itself reads it
+    try:
+        socket.create_connection((host, int(port)), _KNOCK_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        cause = f"no Ray cluster answers at {address}: {error}"
+        remedy = "Check --address, and that the cluster runs: ray status."
+        raise RunFailure(Subtype.CONFIG, cause, remedy) from error
 
 
 def _by_value() -> Callable[..., Iterator[Any]]:

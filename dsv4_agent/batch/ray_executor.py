@@ -9,15 +9,17 @@ import asyncio
 import pickle
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final
 
 from dsv4_agent.batch.bundle import bundle_of, increment_of
 from dsv4_agent.batch.carried_model import CarriedModel
 from dsv4_agent.batch.executor import Assignment, ItemProgress
 from dsv4_agent.batch.parcel import unpack
-from dsv4_agent.batch.ray_cluster import Cluster, failed, lost
+from dsv4_agent.batch.ray_cluster import REMEDY, Cluster, failed, lost
 from dsv4_agent.batch.ray_node import Finished, Order
 from dsv4_agent.batch.states import ItemResult, State
 from dsv4_agent.loop.events import Subtype
@@ -25,6 +27,7 @@ from dsv4_agent.workbench.exit_codes import OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.private_file import write_private
 
+_JOIN_SECONDS: Final = 90.0
 _LOSSES: Final = 3
 """After so many lost workers an item is given up."""
 _ELSEWHERE: Final = "node"
@@ -93,13 +96,42 @@ class RayExecutor:
         async with self._lock:
             if not self._opened:
                 self._opened = True
-                await asyncio.to_thread(self._cluster.open, self._model)
+                await self._open()
             place = assignment.checkouts.folder
             if place not in self._sent:
                 bundle = await asyncio.to_thread(bundle_of, assignment.checkouts)
                 reference = await asyncio.to_thread(self._cluster.share, bundle)
                 self._sent[place] = _Sent(bundle.key, reference)
             return self._sent[place]
+
+    async def _open(self) -> None:
+        """Ray may never come back from a cluster that doesn't want us; then nobody waits for that thread."""
+        loop = asyncio.get_running_loop()
+        opened: asyncio.Future[None] = loop.create_future()
+
+        def settle(error: BaseException | None) -> None:
+            if opened.done():
+                return
+            if error is None:
+                opened.set_result(None)
+            else:
+                opened.set_exception(error)
+
+        def work() -> None:
+            failure: BaseException | None = None
+            try:
+                self._cluster.open(self._model)
+            except BaseException as error:
+                failure = error
+            with suppress(RuntimeError):  # the batch has ended meanwhile
+                loop.call_soon_threadsafe(settle, failure)
+
+        Thread(target=work, name="dsv4-ray", daemon=True).start()
+        try:
+            await asyncio.wait_for(opened, _JOIN_SECONDS)
+        except TimeoutError:
+            cause = f"the Ray cluster did not let us in within {_JOIN_SECONDS:g} s"
+            raise RunFailure(Subtype.CONFIG, cause, REMEDY) from None
 
     async def _order(self, assignment: Assignment, sent: _Sent, number: int) -> Order:
         checkouts, commit = assignment.checkouts, assignment.commit
