@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import dsv4_model.vector_math  # noqa: F401 - before the first large tensor
 from dsv4_model.config import ModelConfig
 from dsv4_model.norm import Linear, linear_fp32
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import dsv4_model.vector_math  # noqa: F401 - before the first large tensor
 from dsv4_model.config import ModelConfig, YarnScaling
 
 __all__ = ["RopeTable", "rope_frequencies", "rotate"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+import dsv4_model.vector_math  # noqa: F401 - before the first large tensor
 from dsv4_model.config import ModelConfig
 from dsv4_model.torch_linears import TorchLinears
 from dsv4_model.weights import ExpertWeights, LayerWeights
