@@ -14,14 +14,17 @@ import platform
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from datetime import date
 from pathlib import Path
 
 from bench.harness.agents import AGENTS
 from bench.harness.report import version_of
+from bench.interop.by_heart import Lesson, as_chats, as_tokens, learn
+from bench.interop.checkpoints import random_llama
 from bench.interop.foreign_protocol import converse, facts_of, forced_calls, whole_forced_call
 from bench.interop.guests import host, script_for, visit
 from bench.interop.peers import NotHereError, llama_server, own_server, transformers_serve, vllm
-from bench.interop.rename import Outcome, do_task
+from bench.interop.rename import Outcome, do_task, transcript_in
 from bench.interop.report import Log
 from bench.interop.served import Served, ServerDidNotStartError
 from dsv4_agent.backends.profile import ServerProtocol
@@ -37,7 +40,8 @@ def main() -> int:
     parser.add_argument("--log", type=Path)
     given = parser.parse_args()
     log = Log()
-    log.note(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    log.note(f"{date.today():%-d %B %Y}, {machine}")
     for name, work in (("tasks", tasks), ("vllm", foreign_server), ("guests", guests)):
         if given.only is None or name in given.only:
             work(log)
@@ -73,9 +77,11 @@ def _judge(log: Log, served: Served, protocol: str, outcome: Outcome, first: Out
     who = f"{served.name} ({served.version}), {protocol}"
     good = outcome.exit_code == 0 and outcome.renamed
     log.check(who, good, f"{len(outcome.turns)} turns, exit code {outcome.exit_code}")
-    if first is None or protocol != "tokens":
+    if first is None:
         return
     log.check(f"{who}: the text of every turn is that of the first server", outcome.turns == first.turns)
+    if protocol != ServerProtocol.TOKENS:
+        return
     if all(ids is not None for ids in outcome.ids):
         tokens = sum(len(ids or ()) for ids in outcome.ids)
         log.check(f"{who}: every id is", outcome.ids == first.ids, f"{tokens} sampled ids")
@@ -89,10 +95,24 @@ def foreign_server(log: Log) -> None:
     with tempfile.TemporaryDirectory(prefix="interop-") as name:
         folder = Path(name)
         try:
-            with vllm(folder) as served:
+            with vllm(folder, random_llama(folder)) as served:
                 asyncio.run(_speak(log, served, folder))
+                first, lessons = _lessons(served, folder)
+            log.note("\nThe same with a Llama that knows V4-Nano's turns of the rename task by heart:")
+            with vllm(folder, learn(lessons, folder / "by-heart")) as served:
+                for protocol in ServerProtocol:
+                    _judge(log, served, protocol, do_task(served, folder, protocol), first)
         except (NotHereError, ServerDidNotStartError) as error:
             log.skip("vLLM", str(error).partition("\n")[0])
+
+
+def _lessons(served: Served, folder: Path) -> tuple[Outcome, list[Lesson]]:
+    """What V4-Nano does in the task, and that as lessons in both protocols."""
+    with own_server(folder) as own:
+        outcome = do_task(own, folder, ServerProtocol.TOKENS)
+    transcript = transcript_in(folder)
+    assert transcript is not None, outcome.errors
+    return outcome, [as_tokens(transcript), *asyncio.run(as_chats(served, transcript))]
 
 
 async def _speak(log: Log, served: Served, folder: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from dsv4_model.nano import WEIGHTS
 
@@ -34,10 +35,14 @@ def for_transformers(folder: Path) -> Path:
 
 def random_llama(folder: Path) -> Path:
     """A tiny Llama with random weights over V4-Nano's vocabulary, where only the protocol counts."""
+    return save_llama(new_llama(), folder / "llama")
+
+
+def new_llama() -> Any:
+    """Its weights are random, and the same each time."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    place = folder / "llama"
     torch.manual_seed(5)
     config = LlamaConfig(
         vocab_size=2048,
@@ -50,7 +55,12 @@ def random_llama(folder: Path) -> Path:
         bos_token_id=0,
         eos_token_id=1,
     )
-    LlamaForCausalLM(config).save_pretrained(place)
+    return LlamaForCausalLM(config)
+
+
+def save_llama(model: Any, place: Path) -> Path:
+    """A checkpoint with V4-Nano's tokenizer."""
+    model.save_pretrained(place)
     _add_tokenizer(place)
     return place
 

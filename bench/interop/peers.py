@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.interop.checkpoints import as_gguf, for_transformers, random_llama
+from bench.interop.checkpoints import as_gguf, for_transformers
 from bench.interop.served import Served, free_port, process
 
 LLAMA_SERVER, TRANSFORMERS, VLLM = "DSV4_LLAMA_SERVER", "DSV4_TRANSFORMERS", "DSV4_VLLM"
+VLLM_MODEL = "tiny"
 
 
 class NotHereError(Exception):
@@ -73,12 +74,12 @@ def transformers_serve(folder: Path) -> Iterator[Served]:
 
 
 @contextmanager
-def vllm(folder: Path) -> Iterator[Served]:
-    """vLLM with V4's tokenizer mode and parsers over a random Llama. Raises `NotHereError`."""
+def vllm(folder: Path, checkpoint: Path) -> Iterator[Served]:
+    """vLLM with V4's tokenizer mode and parsers over a small Llama. Raises `NotHereError`."""
     python, port = _named(VLLM), free_port()
     command = [
-        *(python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(random_llama(folder))),
-        *("--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)),
+        *(python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint)),
+        *("--served-model-name", VLLM_MODEL, "--host", "127.0.0.1", "--port", str(port)),
         *("--dtype", "float32", "--max-model-len", "8192", "--enforce-eager", "--max-num-seqs", "4"),
         *("--tokenizer-mode", "deepseek_v4", "--tool-call-parser", "deepseek_v4"),
         *("--enable-auto-tool-choice", "--reasoning-parser", "deepseek_v4", "--enable-prompt-tokens-details"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.harness.measure import make_repository
 from bench.interop.served import Served
 from dsv4_agent.session.session import replay
+from dsv4_agent.session.transcript import Transcript
 
 PROMPT = "Rename total_price to final_cost everywhere."
 _BASKET = """\
@@ -88,11 +89,17 @@ def do_task(served: Served, folder: Path, protocol: str, tokenizer: str | None =
     )
     wanted = {name: text.replace("total_price", "final_cost") for name, text in FILES.items()}
     renamed = all((work / name).read_text(encoding="utf-8") == text for name, text in wanted.items())
-    journal = state / "sessions" / "rename" / "journal.jsonl"
-    entries = [e for e in replay(journal).transcript.entries if e.sampled] if journal.exists() else []
+    transcript = transcript_in(folder)
+    entries = [] if transcript is None else [entry for entry in transcript.entries if entry.sampled]
     turns = tuple(entry.text for entry in entries)
     ids = tuple(entry.ids for entry in entries)
     return Outcome(done.returncode, renamed, turns, ids, done.stderr)
+
+
+def transcript_in(folder: Path) -> Transcript | None:
+    """The conversation of the last run in a folder; None where it didn't begin."""
+    journal = folder / "state" / "sessions" / "rename" / "journal.jsonl"
+    return replay(journal).transcript if journal.exists() else None
 
 
 def _environment() -> dict[str, str]:
