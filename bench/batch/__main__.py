@@ -1,10 +1,11 @@
 """Forty renames in a real package: done, wrong, items a minute, and prompt tokens computed.
 
-    python -m bench.batch [--package jinja2] [--items 40] [--alone 10] [--retries 19] [--out FILE]
+    python -m bench.batch [--package jinja2] [--items 40] [--alone 10] [--retries 19] [--kills 20] [--out F]
 
 Each rename must leave the package importable and its fast tests passing, the old name nowhere and the new one
 somewhere. Beside the batch, `--alone` of the items that needed one attempt are done one by one by `dsv4 run`,
-nothing shared.
+nothing shared. With `--kills` the batch is done once more while its processes are killed: the result must be
+the same.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from bench.batch.kills import killed_batch, tree_of
 from bench.batch.package import fetch
 from bench.batch.renames import renames
 
@@ -39,6 +41,7 @@ def main() -> int:
     parser.add_argument("--alone", type=int, default=10)
     parser.add_argument("--retries", type=int, default=19)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dsv4-bench-") as name:
@@ -56,13 +59,14 @@ def main() -> int:
         first = [i for i, r in enumerate(ended["items"]) if r["attempts"] == 1][: given.alone]
         alone = one_by_one(top, [items[index] for index in first], environment)
         shared = [ended["items"][index]["spent"] for index in first]
-    figures = summary(version, ended, seconds, wrong, alone, shared)
+        killed = killed_again(top, folder, environment, ended, seconds, given.kills) if given.kills else {}
+    figures = summary(version, ended, seconds, wrong, alone, shared) | killed
     for key, value in figures.items():
         print(f"{key:<34} {value:.2f}" if isinstance(value, float) else f"{key:<34} {value}")
     if given.out is not None:
         given.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     good = figures["done_share"] >= 0.95 and not wrong and figures["prefill_ratio"] >= 3
-    return 0 if good else 1
+    return 0 if good and figures.get("same_after_kills", True) else 1
 
 
 def plan(package: str, jobs: int, retries: int) -> str:
@@ -100,10 +104,34 @@ def batch(folder: Path, top: Path, environment: Mapping[str, str]) -> dict[str, 
     return last
 
 
+def killed_again(
+    top: Path,
+    folder: Path,
+    environment: Mapping[str, str],
+    ended: Mapping[str, Any],
+    seconds: float,
+    kills: int,
+) -> dict[str, Any]:
+    """The figures of the batch that is killed all the time, against the undisturbed one."""
+    branch = "dsv4/killed"
+    killed = killed_batch(DSV4, top, environment, folder / "plan.toml", branch, kills=kills, seconds=seconds)
+    states = [[item["state"] for item in last["items"]] for last in (ended, killed.last)]
+    same_tree = tree_of(top, branch) == tree_of(top, branch_of(ended))
+    return {
+        "kills_of_the_coordinator": killed.coordinator,
+        "kills_of_workers": killed.workers,
+        "same_after_kills": same_tree and states[0] == states[1],
+    }
+
+
+def branch_of(ended: Mapping[str, Any]) -> str:
+    """The branch that a batch delivers to unless it is told another."""
+    return f"dsv4/{ended['batch'].split('-')[2]}"
+
+
 def misdone(top: Path, items: Sequence[Mapping[str, str]], ended: Mapping[str, Any]) -> list[str]:
     """Renames that count as done, but the delivered code has the old name still, or not the new one."""
-    branch = f"dsv4/{ended['batch'].split('-')[2]}"
-    wrong = []
+    branch, wrong = branch_of(ended), []
     for item, result in zip(items, ended["items"], strict=True):
         if result["state"] == "done":
             kept, made = (grep(top, branch, item[which]) for which in ("old", "new"))
