@@ -32,7 +32,10 @@ async def test_texts(call: Call, root: Path) -> None:
 async def test_errors(call: Call, root: Path) -> None:
     (root / "a.py").write_text("def area(w, h):\n    return w * h\n")
     (root / "b").write_bytes(b"\0")
+    (root / "d").mkdir()
     cases = {
+        ("d", "w", "x"): "d is a directory.",
+        ("d/", "w", "x"): "d is a directory.",
         ("a.py", "", "x"): "old_string is empty; use write to create or replace a file.",
         ("a.py", "x", "x"): "old_string and new_string are the same.",
         ("a.py", "w", "x"): "old_string occurs 2 times in a.py; add context or set replace_all.",

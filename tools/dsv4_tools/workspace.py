@@ -104,9 +104,13 @@ class Workspace:
                 )
             except OSError as error:
                 raise _named(error, located.shown) from error
-        with os.fdopen(descriptor, "rb") as file:
-            info = os.fstat(descriptor)
+        info = os.fstat(descriptor)
+        try:
             _require_regular(info, located.shown)
+        except ToolError:
+            os.close(descriptor)
+            raise
+        with os.fdopen(descriptor, "rb") as file:
             if max_bytes is not None and info.st_size > max_bytes:
                 raise ToolError(
                     f"{located.shown} is too large ({info.st_size:,} bytes; the limit is {max_bytes:,})."
