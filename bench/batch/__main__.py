@@ -27,6 +27,7 @@ from bench.batch.package import fetch
 from bench.batch.renames import renames
 
 DSV4 = (sys.executable, "-m", "dsv4_agent.cli.main")
+PROMPT = "Replace every use of {old} by {new} in the code."
 CHECKS = {
     "click": ("import click, click.testing, click.shell_completion", "tests/test_formatting.py"),
     "jinja2": ("import jinja2, jinja2.sandbox, jinja2.ext", "tests/test_lexnparse.py"),
@@ -81,7 +82,7 @@ def plan(package: str, jobs: int, retries: int) -> str:
     ]
     keys = {
         "name": package,
-        "prompt": "Rename {old} to {new} everywhere.",
+        "prompt": PROMPT,
         "verify": verify,
         "jobs": jobs,
         "deliver": "commits",
@@ -152,7 +153,7 @@ def one_by_one(
     """The same tasks by separate runs that keep nothing: prompt tokens computed, and seconds, an item."""
     computed, began = 0, monotonic()
     for item in items:
-        prompt = f"Rename {item['old']} to {item['new']} everywhere."
+        prompt = PROMPT.format(**item)
         command = [*DSV4, "run", prompt, "--model", "nano", "--output-format", "json", "--ephemeral"]
         done = subprocess.run(
             command,

@@ -44,7 +44,7 @@ class Bundle:
 
 def bundle_of(checkouts: Checkouts) -> Bundle:
     """The batch's base commit. Raises `RunFailure` (54)."""
-    user, shallow = checkouts.base.repository, _shallow_file(checkouts.base)
+    user, shallow = checkouts.base.repository, checkouts.base.shallow_file()
     name, mail = (line_of(checkouts.git, "--git-dir", ".", "config", f"user.{key}") for key in _IDENTITY)
     return Bundle(
         checkouts.base.commit,
@@ -94,18 +94,8 @@ def add_increment(base: Base, data: bytes, commit: str) -> None:
 
 
 def _bundled(checkouts: Checkouts, *what: str) -> bytes:
-    shallow = _shallow_file(checkouts.base)
-    cut = {} if shallow is None else {"GIT_SHALLOW_FILE": str(shallow)}
-    made = ("--git-dir", ".", "bundle", "create", "-q", "-", *what)
-    done = run_git(checkouts.git, *made, environment=cut)
+    done = run_git(checkouts.git, "--git-dir", ".", "bundle", "create", "-q", "-", *what)
     return _checked(checkouts.git, "bundle", done)
-
-
-def _shallow_file(base: Base) -> Path | None:
-    """Where the user's repository says that its history is cut, as CI's checkouts are."""
-    named = line_of(base.repository, "rev-parse", "--git-path", "shallow")
-    path = None if named is None else base.repository / named
-    return path if path is not None and path.is_file() else None
 
 
 def _fetch(folder: Path, data: bytes, refs: str) -> None:

@@ -73,6 +73,12 @@ class Base:
                 waiting += [folder / os.fsdecode(line) for line in lines if not line.startswith(b"#")]
         return tuple(found)
 
+    def shallow_file(self) -> Path | None:
+        """Where the user's repository says that its history is cut, as CI's checkouts are."""
+        named = line_of(self.repository, "rev-parse", "--git-path", "shallow")
+        path = None if named is None else self.repository / named
+        return path if path is not None and path.is_file() else None
+
     def is_dirty(self) -> bool:
         """Whether the work tree has changes that are not in the commit."""
         return bool(line_of(self.repository, "status", "--porcelain", "--ignore-submodules=dirty"))
@@ -126,6 +132,8 @@ class Checkouts:
         objects = self.base.object_folders()[0]
         (self._git / "objects" / "info").mkdir(parents=True, exist_ok=True)
         (self._git / "objects" / "info" / "alternates").write_bytes(os.fsencode(objects) + b"\n")
+        if (shallow := self.base.shallow_file()) is not None:
+            shutil.copyfile(shallow, self._git / "shallow")
         settings = comparison_settings(user)
         name, email = (
             line_of(user, "config", f"user.{key}") or fallback

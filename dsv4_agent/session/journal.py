@@ -184,7 +184,8 @@ def read_journal(path: Path) -> Contents:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise _error(path, "can't be read", error) from error
+        reason = error.strerror or str(error)
+        raise JournalError(f"the session journal {path} can't be read: {reason}") from error
     records: list[Record] = []
     size = 0
     while size < len(data):

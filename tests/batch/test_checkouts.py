@@ -70,6 +70,24 @@ def test_worktrees_are_made_anew(checkouts: Checkouts) -> None:
     assert not (checkouts.worktree("00000") / "junk").exists()
 
 
+def test_the_history_of_a_shallow_clone_ends_where_it_does_there(repository: Path, tmp_path: Path) -> None:
+    (repository / "a.py").write_text("pass\n")
+    git(repository, "commit", "-qam", "second")
+    cut = tmp_path / "cut"
+    git(tmp_path, "clone", "-q", "--depth", "1", repository.as_uri(), str(cut))
+    (tmp_path / "batch3").mkdir()
+    checkouts = Checkouts(Base.of(cut), tmp_path / "batch3")
+    checkouts.prepare()
+    path = checkouts.worktree("00000")
+    assert git(path, "log", "--format=%s") == "second"
+    (path / "new.py").write_text("x = 1\n")
+    trees = Trees(path, checkouts.git_folder("00000"), checkouts.folder / "index")
+    commit = checkouts.commit_of(trees.take(), checkouts.base.commit, "Add\n")
+    checkouts.hand_over(commit, "dsv4/batch")
+    assert git(cut, "log", "--format=%s", "dsv4/batch").splitlines() == ["Add", "second"]
+    assert git(cut, "rev-parse", "--is-shallow-repository") == "true"
+
+
 def test_handing_over_makes_a_branch(repository: Path, checkouts: Checkouts) -> None:
     path = checkouts.worktree("00000")
     trees = Trees(path, checkouts.git_folder("00000"), checkouts.folder / "index")
