@@ -45,6 +45,12 @@ class Interrupts:
         """The run has stopped as asked: what is left may take its time."""
         signal.alarm(0)
 
+    def ended(self) -> None:
+        """The exit code is decided: a signal that comes while the interpreter shuts down changes nothing."""
+        signal.alarm(0)
+        for number in _HANDLED:
+            signal.signal(number, signal.SIG_IGN)
+
     @property
     def code(self) -> ExitCode:
         """The exit code for the signal received."""

@@ -40,6 +40,7 @@ def execute(options: RunOptions) -> int:
     except Interrupted:
         code = interrupts.code
     kill_descendants(grace=_GRACE if interrupts.received is None else 0.5)
+    interrupts.ended()
     return int(code)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -139,3 +140,18 @@ def test_a_run_after_a_killed_one_works(dsv4: Any, helpers: Any) -> None:
     assert len(dsv4.journals()) == 2
     for journal in dsv4.journals():
         assert all(json.loads(line) for line in Path(journal).read_text().splitlines())
+
+
+def test_a_signal_while_the_interpreter_shuts_down_changes_no_exit_code() -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from dsv4_agent.headless.interrupts import Interrupts\n"
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGINT): kill(pid, number)\n"
+        "sys.modules['late'] = Late()\n"
+        "interrupts = Interrupts()\n"
+        "interrupts.install()\n"
+        "interrupts.ended()\n"
+        "sys.exit(7)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=30, check=False).returncode == 7
