@@ -26,7 +26,7 @@ from dsv4_model.generation import Constraint
 from dsv4_model.layer_split import LayerSplitError
 from dsv4_model.passes import HostSites, Passes, Piece, Stage
 from dsv4_model.placement import is_apart, placed_by_name
-from dsv4_model.prefix_store import PrefixStore, StoreKey
+from dsv4_model.prefix_store import PrefixStore
 from dsv4_model.sequence import Sequence, SyncReport
 from dsv4_model.sequence_errors import (
     ContextOverflowError,
@@ -34,6 +34,7 @@ from dsv4_model.sequence_errors import (
     SequenceError,
     StopReason,
 )
+from dsv4_model.store_key import StoreKey
 from dsv4_model.token_prefix import common_prefix
 from dsv4_model.tokenizer import Tokenizer, TokenizerError
 from dsv4_model.transformer import DeepseekV4

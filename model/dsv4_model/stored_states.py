@@ -2,7 +2,7 @@
 
 A state is a file ``KEY-TOKENS-DIGEST.kv``: 16 hex digits of what it was computed with, the number of tokens
 that it covers, and a digest of them. It begins with a magic, the length of a JSON header, and that header;
-`dsv4_model.prefix_store` writes and reads the rest. Links are never followed: whoever can put one there could
+`dsv4_model.state_contents` has the rest. Links are never followed: whoever can put one there could
 otherwise point at other files of the user's.
 """
 

@@ -28,6 +28,7 @@ from dsv4_agent.batch.ray_executor import RayExecutor
 from dsv4_agent.workbench.exit_codes import ExitCode
 from dsv4_agent.workbench.failures import RunFailure
 from tests.batch.conftest import git
+from tests.batch.shop import SHOP
 
 pytest.importorskip("ray", reason="needs the ray extra: make ray")
 pytestmark = pytest.mark.slow
@@ -39,15 +40,6 @@ ITEMS = (
     ("unit_name", "label"),
     ("apply_tax", "more_tax"),
 )
-SHOP = {
-    "shop.py": "def total_price(items):\n    return sum(items)\n",
-    "tax.py": "def apply_tax(value):\n    return value * 2\n",
-    "name.py": "def unit_name(value):\n    return str(value)\n",
-    "use.py": (
-        "from shop import total_price\n\n\nfrom tax import apply_tax\n\n\nfrom name import unit_name\n\n\n"
-        "print(total_price([1, 2]))\n\n\nprint(apply_tax(3))\n\n\nprint(unit_name(4))\n"
-    ),
-}
 
 
 @dataclass

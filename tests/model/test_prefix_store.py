@@ -15,8 +15,9 @@ from dsv4_model.cache.formats import CacheFormat
 from dsv4_model.cache.ring_copy import copied_bytes
 from dsv4_model.checkpoint import save_checkpoint
 from dsv4_model.engine import Engine, EngineOptions
-from dsv4_model.prefix_store import VERSION, PrefixStore, StoreKey
+from dsv4_model.prefix_store import PrefixStore
 from dsv4_model.sampling import SamplingParams
+from dsv4_model.store_key import VERSION, StoreKey
 from dsv4_model.stored_states import MAGIC, MAX_HEADER, list_states, state_path
 from tests.model import tiny
 from tests.model.states import START, engine, forged, header_of, load, prompt, save, synced
