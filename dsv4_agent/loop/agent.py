@@ -28,11 +28,8 @@ from dsv4_agent.loop.events import (
     Compacted,
     Event,
     Init,
-    ItemCompleted,
     ItemDelta,
-    ItemStatus,
     Notice,
-    PermissionDenied,
     PrefixBreak,
     Rewound,
     RunResult,
@@ -41,21 +38,16 @@ from dsv4_agent.loop.events import (
     TurnStarted,
     UserMessage,
 )
-from dsv4_agent.loop.events import FileChangeItem as FileChange
 from dsv4_agent.loop.guards import (
-    BudgetGuard,
     CallOutcome,
-    EmptyAnswerGuard,
     Guard,
+    Guards,
     Inject,
     Limits,
-    RepeatGuard,
     RunState,
     Stop,
-    TruncationGuard,
     TurnOutcome,
     Verdict,
-    first_verdict,
 )
 from dsv4_agent.loop.interrupt import Interrupt, InterruptedRunError
 from dsv4_agent.loop.preset import Preset
@@ -108,7 +100,7 @@ class Agent:
         self._facts = facts
         self._limits = limits or Limits()
         self._extra_guards = tuple(guards)
-        self._guards: tuple[Guard, ...] = ()
+        self._guards = Guards(self._limits)
         self._interrupt = Interrupt()
         self._ids = itertools.count(1)
         self._meter = ContextMeter(session, backend.info.context_window, preset.system_prompt)
@@ -224,13 +216,7 @@ class Agent:
     ) -> AsyncGenerator[Event, None]:
         """Do one run's work with its guards and deadline; whatever happens, its result comes last."""
         run = RunState()
-        self._guards = (
-            BudgetGuard(self._limits),
-            TruncationGuard(),
-            RepeatGuard(),
-            EmptyAnswerGuard(),
-            *self._extra_guards,
-        )
+        self._guards = Guards(self._limits, self._extra_guards)
         self._interrupt.reset()
         limit = self._limits.max_time
         self._interrupt.deadline = None if limit is None else run.started + limit
@@ -238,7 +224,7 @@ class Agent:
         try:
             async with aclosing(work(run)) as events:
                 async for event in events:
-                    self._note(run, event)
+                    run.note(event)
                     yield self._record(event)
         except (_StoppedError, InterruptedRunError) as stop:
             ending, error = stop.subtype, str(stop)
@@ -276,7 +262,7 @@ class Agent:
         """Turn after turn until one has no calls; `unfinished` was sampled by an earlier process."""
         while True:
             if unfinished is None:
-                self._heed(self._ask_before_turn(run))
+                self._heed(self._guards.before_turn(run))
                 turn = self._turn(run)
             else:
                 turn = self._act(run, self.session.transcript.turn, unfinished)
@@ -284,7 +270,7 @@ class Agent:
             async with aclosing(turn) as events:
                 async for event in events:
                     yield event
-            verdict = first_verdict([guard.after_turn(run, self._outcome) for guard in self._guards])
+            verdict = self._guards.after_turn(run, self._outcome)
             self._heed(verdict)
             said = self.take_steering()
             if isinstance(verdict, Inject):
@@ -363,8 +349,7 @@ class Agent:
     async def _call(
         self, run: RunState, turn: int, index: int, call: ParsedCall
     ) -> AsyncGenerator[Event, None]:
-        verdict = first_verdict([guard.before_call(run) for guard in self._guards])
-        self._heed(verdict)
+        self._heed(self._guards.before_call(run))
         run.tool_calls += 1
         if await self._calls.take_back(turn, index, call):
             return
@@ -381,19 +366,9 @@ class Agent:
         left = room if budget is None else budget - run.usage.output_tokens
         return min(room, left, self._limits.max_tokens_per_turn, self._preset.max_tokens_per_turn)
 
-    def _ask_before_turn(self, run: RunState) -> Verdict:
-        return first_verdict([guard.before_turn(run) for guard in self._guards])
-
     def _heed(self, verdict: Verdict) -> None:
         if isinstance(verdict, Stop):
             raise _StoppedError(verdict.subtype, verdict.message)
-
-    def _note(self, run: RunState, event: Event) -> None:
-        match event:
-            case PermissionDenied():
-                run.denials.append(event)
-            case ItemCompleted(FileChange(changes=changes, status=ItemStatus.COMPLETED)):
-                run.files_changed.update(dict.fromkeys(change.path for change in changes))
 
     def _record(self, event: Event) -> Event:
         """Journal an event before anyone sees it; deltas are only shown, their whole follows."""

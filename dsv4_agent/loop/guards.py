@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-from dsv4_agent.loop.events import PermissionDenied, Subtype
+from dsv4_agent.loop.events import Event, ItemCompleted, ItemStatus, PermissionDenied, Subtype
+from dsv4_agent.loop.events import FileChangeItem as FileChange
 from dsv4_agent.loop.facts import Usage
 
 
@@ -70,6 +71,14 @@ class RunState:
     denials: list[PermissionDenied] = field(default_factory=list)
     files_changed: dict[str, None] = field(default_factory=dict)
     answer: str = ""
+
+    def note(self, event: Event) -> None:
+        """Take in what an event says of refusals and changed files."""
+        match event:
+            case PermissionDenied():
+                self.denials.append(event)
+            case ItemCompleted(FileChange(changes=changes, status=ItemStatus.COMPLETED)):
+                self.files_changed.update(dict.fromkeys(change.path for change in changes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +195,23 @@ class TruncationGuard(Guard):
         )
 
 
-def first_verdict(verdicts: Sequence[Verdict]) -> Verdict:
+class Guards(Guard):
+    """All guards of one run as one: the built-in ones, then `more`."""
+
+    def __init__(self, limits: Limits, more: Sequence[Guard] = ()) -> None:
+        self._all = (BudgetGuard(limits), TruncationGuard(), RepeatGuard(), EmptyAnswerGuard(), *more)
+
+    def before_turn(self, run: RunState) -> Verdict:
+        return _weightiest([guard.before_turn(run) for guard in self._all])
+
+    def before_call(self, run: RunState) -> Verdict:
+        return _weightiest([guard.before_call(run) for guard in self._all])
+
+    def after_turn(self, run: RunState, outcome: TurnOutcome) -> Verdict:
+        return _weightiest([guard.after_turn(run, outcome) for guard in self._all])
+
+
+def _weightiest(verdicts: Sequence[Verdict]) -> Verdict:
     """The verdict that decides: the first Stop, else the first Inject, else Continue."""
     for wanted in (Stop, Inject):
         for verdict in verdicts:

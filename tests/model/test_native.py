@@ -63,6 +63,18 @@ def some_ids(count: int, seed: int = 0) -> list[int]:
     return torch.randint(7, 263, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
+def indexed(
+    passes: NativePasses, table: Tensor, q: Tensor, weight: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """Scores of the first ``count`` keys of layer 1 and the chosen ones' numbers."""
+    topk = passes.weights.config.index_topk
+    scores, chosen = torch.empty(count), torch.empty(topk, dtype=torch.int32)
+    call = (passes._engine, ctypes.byref(passes._model), ctypes.byref(passes._model.layer[1]))
+    given = (table.data_ptr(), q.data_ptr(), weight.data_ptr(), count)
+    passes._library.dsv4_index(*call, *given, scores.data_ptr(), chosen.data_ptr())
+    return scores, chosen
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 30])
 @pytest.mark.parametrize("shape", [(64, 96), (37, 48), (130, 160), (300, 528)])
@@ -134,7 +146,6 @@ def test_index_scores_and_the_choice_among_equals(isa: str, choice: CacheFormat)
     w = weights()
     where, c = layout(w, choice), w.config
     passes = NativePasses(w, where, threads=1, isa=isa)
-    layer = passes._model.layer[1]
     keys = torch.randn(3, 32, c.index_head_dim)
     keys[1] = keys[0]  # equal scores across pages
     pages = torch.zeros(3, where.page_bytes, dtype=torch.uint8)
@@ -143,16 +154,7 @@ def test_index_scores_and_the_choice_among_equals(isa: str, choice: CacheFormat)
     table = torch.tensor([page.data_ptr() for page in pages])
     q, weight = torch.randn(c.index_n_heads, c.index_head_dim), torch.randn(c.index_n_heads)
     count = 90
-    scores, chosen = torch.empty(count), torch.empty(c.index_topk, dtype=torch.int32)
-    arguments = (
-        table.data_ptr(),
-        q.data_ptr(),
-        weight.data_ptr(),
-        count,
-        scores.data_ptr(),
-        chosen.data_ptr(),
-    )
-    passes._library.dsv4_index(passes._engine, ctypes.byref(passes._model), ctypes.byref(layer), *arguments)
+    scores, chosen = indexed(passes, table, q, weight, count)
     stored = where.key.decode(pages[:, start : start + where.key.nbytes]).flatten(0, 1)[:count]
     coarse = TorchPasses(w, where)._coarse if where.key.storage.name == "FP4" else None
     if coarse is not None:
@@ -188,17 +190,7 @@ def test_a_long_choice_is_exact_however_the_scores_lie(isa: str, kind: str) -> N
     table = torch.tensor([page.data_ptr() for page in memory])
     q, weight = torch.ones(c.index_n_heads, c.index_head_dim), torch.ones(c.index_n_heads)
     count = pages * 32 - 5
-    scores, chosen = torch.empty(count), torch.empty(c.index_topk, dtype=torch.int32)
-    addresses = (
-        table.data_ptr(),
-        q.data_ptr(),
-        weight.data_ptr(),
-        count,
-        scores.data_ptr(),
-        chosen.data_ptr(),
-    )
-    call = (passes._engine, ctypes.byref(passes._model), ctypes.byref(passes._model.layer[1]))
-    passes._library.dsv4_index(*call, *addresses)
+    scores, chosen = indexed(passes, table, q, weight, count)
     mask = top_k_mask(scores.unsqueeze(0), torch.ones(1, count, dtype=torch.bool), c.index_topk)
     assert chosen.tolist() == mask[0].nonzero()[:, 0].tolist()
 
