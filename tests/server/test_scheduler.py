@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -289,12 +290,21 @@ async def test_a_pass_that_fails_is_told_and_the_next_requests_are_served(
     assert bench.ids(again) == alone(prompt(20, 1))
 
 
-async def test_closing_lets_the_running_end_and_refuses_the_waiting() -> None:
+async def test_closing_lets_the_running_end_and_refuses_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = bench_of(sequences=1)
+    step = bench.scheduler.advance
+
+    def advance() -> None:
+        # Else the running one may have ended before `close` is called, and the waiting one has its place.
+        while not bench.scheduler._closing:
+            time.sleep(0.001)
+        step()
+
     running = bench.ask(prompt(20, 1), 10)
     await bench.rounds()
     waiting = bench.ask(prompt(20, 2))
     kept: list[int] = []
+    monkeypatch.setattr(bench.scheduler, "advance", advance)
     bench.scheduler.start()
     await asyncio.to_thread(
         bench.scheduler.close, 60.0, lambda idle: kept.extend(len(s.tokens) for s in idle)
