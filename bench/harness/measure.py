@@ -65,11 +65,15 @@ def encoder(tokenizer: str) -> Callable[[str], list[int]]:
 
 
 def measure(agent: Agent, turns: int, seconds: float = 600) -> Figures:
-    """Let the agent do so many turns. Raises `RunFailedError`."""
+    """Let the agent do so many turns. Raises `RunFailedError`.
+
+    It has done one task in its home before: what a program prepares at its first start isn't counted.
+    """
     with TemporaryDirectory(prefix="harness-") as folder:
         workspace, home = Path(folder, "work"), Path(folder, "home")
         home.mkdir()
         make_repository(workspace, {"README.md": "A small repository.\n"})
+        asyncio.run(_measure(agent, 1, home, workspace, seconds))
         return asyncio.run(_measure(agent, turns, home, workspace, seconds))
 
 

@@ -199,12 +199,8 @@ def _messages(case: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def _tokenizer(path: Path | None) -> Any:
-    try:
-        from dsv4_model.tokenizer import Tokenizer, TokenizerError
-    except ImportError as error:
-        raise _InputError(
-            f"--ids needs the local extra: pip install 'dsv4-agent[local]' ({error})"
-        ) from error
+    from dsv4_model.tokenizer import Tokenizer, TokenizerError
+
     try:
         return Tokenizer.deepseek_v4() if path is None else Tokenizer.from_file(path)
     except TokenizerError as error:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import platformdirs
+from dsv4_model.cache_folder import cache_folder
 
 __all__ = [
     "DEFAULT_LIMIT",
@@ -76,8 +76,7 @@ def kv_folder() -> Path:
     """Where states are kept: ``DSV4_KV_DIR``, or ``kv`` in ``DSV4_CACHE_DIR`` or the user's cache folder."""
     if own := os.environ.get("DSV4_KV_DIR"):
         return Path(own)
-    base = os.environ.get("DSV4_CACHE_DIR") or platformdirs.user_cache_path("dsv4", appauthor=False)
-    return Path(base) / "kv"
+    return cache_folder("kv")
 
 
 def state_path(folder: Path, key: str, tokens: int, digest: str) -> Path:

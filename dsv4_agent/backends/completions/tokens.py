@@ -164,13 +164,8 @@ def open_tokens(name: str | None, client: ServerClient, kind: ServerKind, model:
     """
     if name == SERVER:
         return ServedTokens(client, kind, model)
-    try:
-        from dsv4_model.tokenizer import Tokenizer, TokenizerError
-    except ImportError as error:
-        raise ModelError(
-            f"tokens need the package {error.name}: pip install 'dsv4-agent[tokens]', or set the profile's "
-            'tokenizer to "server" or its protocol to "chat"'
-        ) from error
+    from dsv4_model.tokenizer import Tokenizer, TokenizerError
+
     try:
         match name or DEEPSEEK:
             case "deepseek-v4":
@@ -183,4 +178,7 @@ def open_tokens(name: str | None, client: ServerClient, kind: ServerKind, model:
                 path = Path(folder).expanduser()
                 return OwnTokens(Tokenizer.from_file(path if path.is_file() else path / "tokenizer.json"))
     except TokenizerError as error:
-        raise ModelError(" ".join(str(error).split())) from error
+        cause = " ".join(str(error).split())
+        raise ModelError(
+            f'{cause} Or set the profile\'s tokenizer to "server" or its protocol to "chat".'
+        ) from error

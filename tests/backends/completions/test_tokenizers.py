@@ -108,10 +108,11 @@ async def test_a_tokenizer_that_is_not_there(tmp_path: Any) -> None:
 
 
 async def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "dsv4_model.tokenizer", None)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    monkeypatch.delitem(sys.modules, "dsv4_model.bpe.library_vocabulary", raising=False)
     client = ServerClient(ServerProfile(name="m", base_url="http://h"))
-    with pytest.raises(ModelError, match=r"pip install 'dsv4-agent\[tokens\]'"):
-        open_tokens(None, client, ServerKind.VLLM, "m")
+    with pytest.raises(ModelError, match=r"pip install 'dsv4-agent\[tokens\]'.*protocol to \"chat\""):
+        open_tokens("nano", client, ServerKind.VLLM, "m")
 
 
 @given(st.data())
