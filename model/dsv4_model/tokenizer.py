@@ -213,7 +213,7 @@ class Tokenizer:
         """A digest of what every id stands for."""
         digest = hashlib.blake2b(digest_size=16)
         for identifier in sorted(self._all_ids):
-            spelled = self.token_bytes(identifier)
+            spelled = self._bytes.get(identifier) or self._spelled(identifier) or b""
             digest.update(b"%d:%d:" % (identifier, len(spelled)) + spelled)
         return digest.hexdigest()
 
