@@ -2,8 +2,8 @@
 
     python -m bench.tokens [--rounds 7]
 
-Each opens it in a process of its own, in turns, and cuts the same text, this repository's sources, twice: once
-with words that it has not met, once with words that it has. Medians. The ids must be the same.
+Each opens it in a process of its own, in turns, and cuts the same text, this repository's sources, twice:
+once with words that it has not met, once with words that it has. Medians. The ids must be the same.
 """
 
 from __future__ import annotations
