@@ -2,7 +2,8 @@
 
     python -m bench.harness [--turns 50 400] [--agents NAME ...] [--repeats 3] [--out FILE]
 
-Each has done one task in its home before. Peers are taken from PATH; those that aren't there are left out. The exit code is 1 where dsv4 misses a bar.
+Each has done one task in its home before. Peers are taken from PATH; those that aren't there are left out.
+The exit code is 1 where dsv4 misses a bar.
 """
 
 from __future__ import annotations
