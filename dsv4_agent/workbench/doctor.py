@@ -123,13 +123,14 @@ def _sandbox(environment: Mapping[str, str]) -> Finding:
 
 
 def _engine() -> Finding:
-    from dsv4_model.kernels.build import cache_folder, find_compiler, library_name
+    from dsv4_model.cache_folder import cache_folder
+    from dsv4_model.kernels.build import find_compiler, library_name
     from dsv4_model.kernels.library import packaged_library
 
     if missing := _missing(_LOCAL):
         text = f"models in this process need {missing}; servers don't"
         return Finding("engine", Grade.NOTE, text, "Run: pip install 'dsv4-agent[local]' to run models here")
-    if packaged_library().is_file() or (cache_folder() / library_name()).is_file():
+    if packaged_library().is_file() or (cache_folder("native") / library_name()).is_file():
         return Finding("engine", Grade.OK, "native, compiled")
     if (compiler := find_compiler()) is not None:
         return Finding("engine", Grade.OK, f"native, compiled by {compiler} when it is first used")

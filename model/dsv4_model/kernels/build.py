@@ -16,7 +16,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-__all__ = ["BuildError", "build", "cache_folder", "find_compiler", "library_name"]
+__all__ = ["BuildError", "build", "find_compiler", "library_name"]
 
 SOURCES = Path(__file__).parent / "native"
 _FLAGS = (
@@ -77,13 +77,6 @@ def library_name() -> str:
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
     digest.update(repr((_FLAGS, targets(), _AMX, sys.platform, platform.machine())).encode())
     return f"libdsv4-{digest.hexdigest()[:16]}.so"
-
-
-def cache_folder() -> Path:
-    """Where a library built at first use is kept."""
-    from platformdirs import user_cache_path
-
-    return Path(os.environ.get("DSV4_CACHE_DIR") or user_cache_path("dsv4", appauthor=False)) / "native"
 
 
 def build(folder: Path) -> Path:

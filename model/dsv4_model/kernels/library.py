@@ -8,8 +8,9 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+from dsv4_model.cache_folder import cache_folder
 from dsv4_model.kernels import structures as s
-from dsv4_model.kernels.build import BuildError, build, cache_folder, library_name
+from dsv4_model.kernels.build import BuildError, build, library_name
 
 __all__ = ["NativeUnavailableError", "load_library", "packaged_library", "physical_cores"]
 
@@ -42,7 +43,7 @@ def load_library() -> ctypes.CDLL:
     path = packaged_library()
     if not path.is_file():
         try:
-            path = build(cache_folder())
+            path = build(cache_folder("native"))
         except BuildError as error:
             raise NativeUnavailableError(str(error), error.remedy) from error
     try:
