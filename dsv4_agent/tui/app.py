@@ -27,6 +27,7 @@ from dsv4_agent.tui.composer import messages
 from dsv4_agent.tui.composer.composer import Composer
 from dsv4_agent.tui.no_color import Colourless
 from dsv4_agent.tui.panels.approval import ApprovalPanel
+from dsv4_agent.tui.panels.fitted import LOW
 from dsv4_agent.tui.panels.page import ConfirmPanel, PagePanel
 from dsv4_agent.tui.panels.pick import PickPanel
 from dsv4_agent.tui.showing import Showing
@@ -58,6 +59,7 @@ class ChatApp(App[None]):
     #queue { height: auto; max-height: 4; padding: 0 1; color: $text-muted; display: none; }
     #queue.-on { display: block; }
     #panel { height: auto; }
+    #queue.-away, #composer.-away { display: none; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "escape", "Interrupt", id="app.interrupt", show=False),
@@ -88,6 +90,7 @@ class ChatApp(App[None]):
         self._showing = Showing(self)
         self._pressed: dict[str, float] = {}
         self._queued = ""
+        self._panel: Widget | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def compose(self) -> ComposeResult:
@@ -291,6 +294,12 @@ class ChatApp(App[None]):
         self._pressed[key] = float("-inf") if second else now
         return second
 
+    def on_resize(self) -> None:
+        """Lay out anew what depends on the terminal's size by more than its style."""
+        self._make_room()
+        for panel in self.query(ApprovalPanel):
+            panel.fit()
+
     # -- panels ------------------------------------------------------------------------------------------
 
     def open_panel(self, panel: Widget) -> None:
@@ -298,14 +307,23 @@ class ChatApp(App[None]):
         holder = self.query_one("#panel", Vertical)
         holder.remove_children()
         holder.mount(panel)
+        self._panel = panel
+        self._make_room()
         if panel.can_focus:
             panel.focus()
 
     def close_panel(self) -> None:
         """Give the room and the keyboard back, or to the question that still waits for its answer."""
         self.query_one("#panel", Vertical).remove_children()
+        self._panel = None
+        self._make_room()
         self.composer.focus()
         self._showing.ask_again()
+
+    def _make_room(self) -> None:
+        # A panel holds the keyboard: in a low terminal it gets the composer's rows too.
+        for below in ("#queue", "#composer"):
+            self.query_one(below).set_class(self._panel is not None and self.size.height < LOW, "-away")
 
     # -- the end -----------------------------------------------------------------------------------------
 

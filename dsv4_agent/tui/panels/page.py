@@ -13,22 +13,23 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from dsv4_agent.tui.panels.arming import Arming
+from dsv4_agent.tui.panels.fitted import Fitted
 from dsv4_agent.tui.panels.reading import MakeRows, Reading
 from dsv4_agent.workbench.plain_text import plain_line
 
 
-class PagePanel(Widget, can_focus=True):
+class PagePanel(Fitted, can_focus=True):
     """A page between transcript and composer; any of Escape, q and Enter closes it."""
 
     DEFAULT_CSS = """
     PagePanel {
         height: auto;
-        max-height: 75vh;
         border: round $primary;
         padding: 0 1;
-        & > Reading { max-height: 40; }
     }
     """
+    SHARE = 0.75
+    MOST = 40
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,enter", "close", show=False),
         Binding("up,k,shift+up", "scroll(-1)", show=False),

@@ -11,31 +11,33 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
-from textual.widget import Widget
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option as ListOption
 
 from dsv4_agent.chat.outcomes import Option, Pick
+from dsv4_agent.tui.panels.fitted import Fitted
 from dsv4_agent.workbench.plain_text import plain_line
 
 _FILTER_FROM = 9
 """So many options before a line to narrow them down is worth its room."""
 
 
-class PickPanel(Widget):
+class PickPanel(Fitted):
     """Posts `Picked`, or `Dismissed` on Escape."""
 
     DEFAULT_CSS = """
     PickPanel {
         height: auto;
-        max-height: 60vh;
         border: round $primary;
         padding: 0 1;
         & > Input { border: none; height: 1; padding: 0; background: transparent; display: none; }
         &.-long > Input { display: block; }
-        & > OptionList { height: auto; max-height: 14; border: none; padding: 0; background: transparent; }
+        & > OptionList { height: auto; border: none; padding: 0; background: transparent; }
     }
     """
+    SHARE = 0.6
+    GIVES = "OptionList"
+    MOST = 14
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", show=False),
         Binding("up", "move('up')", show=False),
@@ -59,8 +61,8 @@ class PickPanel(Widget):
         self.border_subtitle = Content("Enter chooses · Esc leaves")
 
     def compose(self) -> ComposeResult:
-        yield Input(placeholder="type to narrow down")
-        yield OptionList(*self._entries(self._pick.options), markup=False)
+        yield Input(placeholder="type to narrow down", compact=True)
+        yield OptionList(*self._entries(self._pick.options), markup=False, compact=True)
 
     def on_mount(self) -> None:
         long = len(self._pick.options) >= _FILTER_FROM

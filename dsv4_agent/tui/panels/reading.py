@@ -46,7 +46,7 @@ def _patch_rows(patch: str, width: int, palette: Palette) -> list[Row]:
 
 
 class Reading(ScrollView, can_focus=False):
-    """As high as its rows, up to `max-height`; scrolled by whoever holds the keyboard."""
+    """Asks for the height of its rows; scrolled by whoever holds the keyboard."""
 
     DEFAULT_CSS = """
     Reading {
@@ -71,6 +71,10 @@ class Reading(ScrollView, can_focus=False):
         self._lay_out(self.scrollable_content_region.width)
         self.virtual_size = Size(self._width, len(self._rows))
         self.refresh()
+
+    def remake(self) -> None:
+        """Make the rows anew: they have become others."""
+        self._width = 0
 
     @property
     def hidden_below(self) -> int:
