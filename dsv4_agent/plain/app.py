@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import functools
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,14 +35,15 @@ async def chat(
 ) -> int:
     """Hold a chat on standard input and output until the person leaves; the exit code.
 
-    0, or 128 and the number of the signal that ended it; 1 after an error of the program itself.
+    0, or 128 and the number of the signal that ended it; 1 after an error of the program itself. Output that
+    can't be written any more ends it too: 141 where its reader has gone, 129 where the terminal has, else 54.
     """
     dialogue = Dialogue(options)
     parts = Parts(options)
     terminal = (make_terminal or standard_terminal)(parts)
-    printer = parts.printer = Printer(terminal.write)
-    narrator = Narrator(printer, stream_thinking=stream_thinking)
     desk = Desk(terminal)
+    printer = parts.printer = Printer(functools.partial(_write, terminal, desk))
+    narrator = Narrator(printer, stream_thinking=stream_thinking)
     talk = parts.talk = Talk(dialogue, terminal, printer, narrator, desk, terminal.load_draft())
     listener = Listener(dialogue, printer, narrator, desk)
     terminal.open()
@@ -48,7 +53,29 @@ async def chat(
             failed = await _hold(dialogue, talk, listener, desk, printer)
     finally:
         terminal.close()
+    if not failed and ending.received is None and terminal.lost is not None:
+        return _say_lost(terminal.lost)
     return 1 if failed else ending.code
+
+
+def _write(terminal: Terminal, desk: Desk, text: str) -> None:
+    """Print, or leave: what nobody can see must not go on, commands and changes to files least of all."""
+    terminal.write(text)
+    if terminal.lost is not None:
+        desk.leave()
+
+
+def _say_lost(error: Exception) -> int:
+    """Name the reason where there still is somebody to tell it; the exit code."""
+    if isinstance(error, BrokenPipeError):
+        return 141
+    if isinstance(error, OSError) and error.errno == errno.EIO:
+        return 129
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    remedy = " Free some space." if isinstance(error, OSError) and error.errno == errno.ENOSPC else ""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"dsv4: error: the output can't be written: {reason}.{remedy}", file=sys.stderr)
+    return 54
 
 
 async def _hold(dialogue: Dialogue, talk: Talk, listener: Listener, desk: Desk, printer: Printer) -> bool:

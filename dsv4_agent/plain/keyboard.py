@@ -45,7 +45,7 @@ class KeyboardTerminal:
     ) -> None:
         """`tell` prints lines under a label: completions, or what is wrong with an editor."""
         self.ended = False
-        self.gone = False
+        self.lost: Exception | None = None
         self._source = source
         self._sink = sink
         self._drafts = drafts
@@ -68,14 +68,14 @@ class KeyboardTerminal:
         if self._saving is not None:
             self._saving.cancel()
             self._keep()
-        if not self.gone:
+        if self.lost is None:
             with contextlib.suppress(OSError, ValueError):
                 self._sink.release()
         self._stack.close()
 
     def write(self, text: str) -> None:
         """Print lines: the prompt makes room and is drawn again below them."""
-        if self.gone:
+        if self.lost is not None:
             return
         app = None if self._current is None else self._current.app
         try:
@@ -83,8 +83,8 @@ class KeyboardTerminal:
                 app.renderer.erase()
             self._sink.write(text)
             self._sink.flush()
-        except (OSError, ValueError):
-            self.gone = True
+        except (OSError, ValueError) as error:
+            self.lost = error
             return
         if app is not None and app.is_running:
             app.invalidate()

@@ -33,7 +33,7 @@ class LineTerminal:
         self.echoes = self._typing and sink.isatty()
         self.patient = not self._typing
         self.ended = False
-        self.gone = False
+        self.lost: Exception | None = None
         self._watched = False
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._partial = ""
@@ -176,11 +176,11 @@ class LineTerminal:
             self._put(f"{prompt.rstrip()}\n")
 
     def _put(self, text: str) -> None:
-        if self.gone:
+        if self.lost is not None:
             return
         encoding = self._sink.encoding or "utf-8"
         try:
             self._sink.write(text.encode(encoding, "backslashreplace").decode(encoding))
             self._sink.flush()
-        except (OSError, ValueError):
-            self.gone = True
+        except (OSError, ValueError) as error:
+            self.lost = error

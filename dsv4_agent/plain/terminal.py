@@ -51,8 +51,8 @@ class Terminal(Protocol):
     """Prints whole lines at any time and reads one text at a time. Used in one event loop.
 
     `echoes`: what is typed stays visible. `edits`: a text can be put into the prompt. `patient`: input is
-    taken when the chat is free for it, as from a file. `ended`: nothing will ever be read again. `gone`:
-    nothing can be printed any more.
+    taken when the chat is free for it, as from a file. `ended`: nothing will ever be read again. `lost`:
+    why nothing can be printed any more.
     """
 
     @property
@@ -68,7 +68,7 @@ class Terminal(Protocol):
     def ended(self) -> bool: ...
 
     @property
-    def gone(self) -> bool: ...
+    def lost(self) -> Exception | None: ...
 
     def open(self) -> None:
         """Take the terminal over."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,6 +155,47 @@ def test_a_terminal_that_goes_away_ends_it(start) -> None:
     chat.until("> ")
     chat.end_of_input()  # closes the master side: the kernel hangs up
     assert chat.process.wait(60) == 128 + signal.SIGHUP
+
+
+PROMPTS = b"first\nsecond\n"
+ONE_EDIT_LATER = f"text: Hello.\n---\ndelay: 0.2\n{EDIT}---\ntext: Done."
+
+
+def _chat(workspace: Path, **streams: object) -> tuple[int, str]:
+    """A chat through the command line that takes `PROMPTS` from a pipe: its exit code and standard error."""
+    script = workspace.parent / "script.txt"
+    script.write_text(ONE_EDIT_LATER)
+    command = [sys.executable, "-m", "dsv4_agent.cli.main", "chat", "--model", f"scripted:{script}"]
+    command += ["--plain", "--permission-mode", "accept-edits"]
+    done = subprocess.run(
+        command, cwd=workspace, input=PROMPTS, stderr=subprocess.PIPE, timeout=60, **streams,  # type: ignore[call-overload]
+    )  # fmt: skip
+    return done.returncode, done.stderr.decode()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_output_that_can_not_be_written_ends_it_and_is_said(workspace: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        code, said = _chat(workspace, stdout=full)
+    assert code == 54
+    assert said.startswith("dsv4: error: the output can't be written: ") and "Free some space." in said
+    assert (workspace / "app.py").read_text() == "old = 1\n"
+
+
+def test_a_reader_that_goes_away_ends_it(workspace: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        assert _chat(workspace, stdout=writing) == (141, "")
+    finally:
+        os.close(writing)
+    assert (workspace / "app.py").read_text() == "old = 1\n"
+
+
+@pytest.mark.parametrize("closed", [0, 1])
+def test_a_stream_that_was_closed_is_an_empty_one(workspace: Path, closed: int) -> None:
+    code, said = _chat(workspace, stdout=subprocess.DEVNULL, preexec_fn=lambda: os.close(closed))
+    assert (code, said) == (0, "")
 
 
 def test_keys_on_a_real_terminal(start, workspace: Path) -> None:
