@@ -16,6 +16,7 @@ from dsv4_agent.session.journal import JournalError
 from dsv4_agent.session.session import Session
 from dsv4_agent.workbench.exit_codes import OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
+from dsv4_agent.workbench.git_command import require_folder
 from dsv4_agent.workbench.git_state import Repository
 from dsv4_agent.workbench.models import OpenedModel, open_model
 from dsv4_tools.sandbox import SandboxUnavailable
@@ -95,7 +96,8 @@ def resume_session(journal: Path, model: OpenedModel) -> Session:
 
 
 def agent_for(setting: Setting, session: Session) -> Agent:
-    """The agent of a session. Raises `RunFailure` (44) without the sandbox asked for."""
+    """The agent of a session. Raises `RunFailure`: 44 without a sandbox asked for, 54 without the folder."""
+    require_folder(setting.root)
     facts = RunFacts(
         cwd=str(setting.root), git=setting.repository.info(), capabilities=("approval", "steer", "rewind")
     )

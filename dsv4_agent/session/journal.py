@@ -98,7 +98,7 @@ class Journal:
         except OSError as error:
             os.close(descriptor)
             raise JournalError(
-                f"{path} is in use by another process: end that one, or fork the session"
+                f"{path} is in use by another process: end that one first, or begin a new session"
             ) from error
         return cls(path, descriptor, last, durable=durable)
 

@@ -33,6 +33,13 @@ def _environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     return kept | fixed | {"LC_ALL": "C"} | (extra or {})
 
 
+def require_folder(path: Path) -> None:
+    """Raises `RunFailure` (54) where a folder to work in is there no more."""
+    if not path.is_dir():
+        remedy = "Put it back, or start dsv4 in another folder."
+        raise RunFailure(OwnSubtype.TOOLS, f"the folder {path} is gone", remedy)
+
+
 def run_git(
     cwd: Path, *arguments: str, environment: dict[str, str] | None = None, given: bytes | None = None
 ) -> subprocess.CompletedProcess[bytes]:
@@ -48,7 +55,8 @@ def run_git(
             check=False,
             start_new_session=True,  # a Ctrl-C for the run must not tear a snapshot
         )
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        require_folder(cwd)  # what could not be found may be the folder
         raise RunFailure(OwnSubtype.TOOLS, "git is not installed", "Install git.") from error
     except subprocess.TimeoutExpired as error:
         raise RunFailure(OwnSubtype.TOOLS, f"git {arguments[0]} took over {_TIMEOUT:.0f} s") from error
