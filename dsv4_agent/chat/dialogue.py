@@ -242,7 +242,7 @@ class Dialogue:
         self._preparing, self._unwanted = True, False
         try:
             agent = await asyncio.to_thread(conversation.ready, text)
-            notes = [conversation.take_note(), await self._attachments(text, typed)]
+            attached = await self._attachments(text, typed)
             before = await asyncio.to_thread(conversation.snapshot)
         except BaseException:
             self._read(text)
@@ -253,6 +253,8 @@ class Dialogue:
             self._read(text)
             self._say("warning", f"interrupted before it was read: {text}")
             return
+        # Taken only now: what the model has to be told must outlive a prompt that it never read.
+        notes = [conversation.take_note(), attached]
         result = await self._conduct(agent.run(text, "\n\n".join(filter(None, notes)) or None))
         for said, _ in reversed(agent.take_steering()):
             self._jobs.appendleft(functools.partial(self._prompt, said, None))

@@ -362,8 +362,10 @@ async def test_a_model_that_is_not_there_is_told_and_another_can_be_chosen(works
 async def test_a_stop_while_a_prompt_is_prepared_holds(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with chat_with("text: Never.", workspace) as chat:
+    async with chat_with("text: Later.", workspace) as chat:
         await chat.settle()
+        chat.dialogue.shell("echo from-me")
+        await chat.until_a(ShellRan)
         assert chat.dialogue.conversation is not None
         snapshot = chat.dialogue.conversation.snapshot
 
@@ -378,6 +380,25 @@ async def test_a_stop_while_a_prompt_is_prepared_holds(
         notice = await chat.until_a(Notice)
         assert notice.text == "interrupted before it was read: go"
         assert chat.dialogue.pending == [] and not chat.of(UserMessage)
+        # What the model was to be told with that prompt comes with the next one.
+        assert (await chat.say("now")).result == "Later."
+        assert chat.dialogue.conversation.agent is not None
+        assert "from-me" in str(chat.dialogue.conversation.agent.session.transcript.messages()[-2])
+
+
+@pytest.mark.parametrize("said_before", [False, True])
+async def test_a_folder_that_is_gone_is_named(workspace: Path, said_before: bool) -> None:
+    async with chat_with("text: Hello.\n---\ntext: Again.", workspace) as chat:
+        await chat.settle()
+        if said_before:
+            await chat.say("hi")
+        away = workspace.rename(workspace.parent / "away")
+        await chat.dialogue.submit("go")
+        notice = await chat.until_a(Notice)
+        assert notice.text.startswith(f"the folder {workspace} is gone. Put it back")
+        await chat.settle()
+        away.rename(workspace)
+        assert (await chat.say("go")).subtype is Subtype.SUCCESS
 
 
 async def test_a_prompt_that_can_t_begin_is_not_pending_for_ever(workspace: Path) -> None:
