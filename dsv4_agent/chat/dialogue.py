@@ -177,7 +177,7 @@ class Dialogue:
         if busy or self.conversation is None or kept >= len(self.conversation.prompts):
             return None
         text, event = self.conversation.rewind(kept)
-        self._show(event)
+        self._see(event)
         return text
 
     def set_effort(self, effort: Effort) -> None:

@@ -236,6 +236,7 @@ async def test_rewinding_and_saying_it_otherwise(workspace: Path) -> None:
         await chat.settle()
         assert chat.dialogue.rewind(1) == "second"
         assert (await chat.until_a(Rewound)).kept == 1
+        assert chat.dialogue.status.kv is None  # the figures were those of what is no more
         await chat.say("another second")
         assert chat.dialogue.conversation is not None
         assert [mark.text for mark in chat.dialogue.conversation.prompts] == ["first", "another second"]
