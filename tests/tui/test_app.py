@@ -65,6 +65,22 @@ async def test_keys_typed_ahead_approve_nothing(driven, monkeypatch: pytest.Monk
         assert (chat.workspace / "app.py").read_text() == "old = 1\n"
 
 
+async def test_a_text_typed_over_a_question_approves_nothing(driven, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with driven(f"{EDIT}---\ntext: Done.") as chat:
+        await chat.ready()
+        await chat.say("go")
+        await chat.panel(ApprovalPanel)
+        await chat.pilot.press("/")
+        monkeypatch.setattr(arming, "QUIET", 3600.0)
+        await chat.pilot.press("d", "y", "enter")
+        await chat.pilot.pause(0.1)
+        assert chat.app.query(ApprovalPanel)
+        assert (chat.workspace / "app.py").read_text() == "old = 1\n"
+        monkeypatch.setattr(arming, "QUIET", 0.0)
+        await chat.pilot.press("y")
+        await chat.until(lambda: "Done." in chat.shown)
+
+
 async def test_a_refusal_takes_a_reason(driven) -> None:
     async with driven(f"{EDIT}---\ntext: I see.") as chat:
         await chat.ready()

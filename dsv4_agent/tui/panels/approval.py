@@ -131,9 +131,7 @@ class ApprovalPanel(Fitted, can_focus=True):
 
     async def _on_key(self, event: events.Key) -> None:
         # Bindings are looked at after this, as the event bubbles: what was typed ahead is dropped here.
-        if not self._arming.hears():
-            event.stop()
-            event.prevent_default()
+        self._arming.take(event, self.screen.active_bindings.get)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         lasting = action == "decide" and parameters in (("session",), ("always",))

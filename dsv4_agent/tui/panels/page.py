@@ -103,9 +103,7 @@ class ConfirmPanel(Widget, can_focus=True):
         self.call_after_refresh(self._arming.begin)
 
     async def _on_key(self, event: events.Key) -> None:
-        if not self._arming.hears():
-            event.stop()
-            event.prevent_default()
+        self._arming.take(event, self.screen.active_bindings.get)
 
     def action_yes(self) -> None:
         self.post_message(self.Confirmed(self._line))
