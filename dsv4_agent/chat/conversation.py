@@ -186,7 +186,7 @@ class Conversation:
                 title=self.title,
                 cwd=str(self.setting.root),
                 model=self.model.backend.info.id,
-                prompts=len(session.prompts),
+                prompts=session.prompts_said,
             )
 
     def close(self) -> None:

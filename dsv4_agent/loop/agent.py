@@ -301,6 +301,7 @@ class Agent:
         except BaseException:
             self.session.rewind(mark)
             raise
+        self.session.rewind(mark)  # the request for a summary is none of the person's prompts
         self.session.compact(summary)
         self._meter.rewound()
         yield Compacted(summary, before, self._meter.used)

@@ -41,31 +41,41 @@ class CallRecord:
 
 @dataclass(frozen=True, slots=True)
 class PromptMark:
-    """Where a person's prompt begins in the transcript: a point to go back to."""
+    """Where a person's prompt begins in the transcript: a point to go back to.
+
+    `summary` is the one that it brought, None where there was none to bring: going back makes it due again.
+    """
 
     entry: int
     text: str
+    summary: str | None = None
 
 
 @dataclass(slots=True)
 class Replay:
-    """A session read back: `calls` by (turn, index within the turn), `summary` of what was compacted."""
+    """A session read back: `calls` by (turn, index within the turn), `summary` of what was compacted.
+
+    `compacted` counts the prompts that only a summary is left of.
+    """
 
     session_id: str
     transcript: Transcript
     calls: dict[tuple[int, int], CallRecord] = field(default_factory=dict)
     prompts: list[PromptMark] = field(default_factory=list)
     summary: str | None = None
+    compacted: int = 0
 
     def rewind(self, kept: int) -> None:
         """Forget everything from prompt number `kept` (from 0) on. Raises `IndexError`, `ValueError`."""
         self.transcript.cut(self.prompts[kept].entry)
+        self.summary = self.prompts[kept].summary
         del self.prompts[kept:]
         self.calls = {at: call for at, call in self.calls.items() if at[0] <= self.transcript.turn}
 
     def compact(self, summary: str) -> None:
         """Keep of everything but the opening only `summary`, which the next prompt brings."""
         self.transcript.cut(1)
+        self.compacted += len(self.prompts)
         self.prompts.clear()
         self.calls.clear()
         self.summary = summary
@@ -149,6 +159,11 @@ class Session:
         return self._state.prompts
 
     @property
+    def prompts_said(self) -> int:
+        """How many prompts the conversation has had, those included that only a summary is left of."""
+        return self._state.compacted + len(self._state.prompts)
+
+    @property
     def summary(self) -> str | None:
         """What compaction left of an earlier conversation and the next prompt must bring."""
         return self._state.summary
@@ -182,7 +197,7 @@ class Session:
 
     def append_prompt(self, entry: Entry, text: str) -> None:
         """Append what a person said, a point to go back to; it brings the summary. Raises `JournalError`."""
-        mark = PromptMark(len(self.transcript.entries), text)
+        mark = PromptMark(len(self.transcript.entries), text, self._state.summary)
         self._journal.write("prompt", {"entry": mark.entry, "text": text})
         self._state.prompts.append(mark)
         self._state.summary = None
@@ -272,7 +287,7 @@ def _rebuild(contents: Contents, path: Path) -> Replay:
                 case "opening", data:
                     state.transcript.replace_prompt(Entry.from_json(data))
                 case "prompt", {"entry": int(at), "text": str(text)}:
-                    state.prompts.append(PromptMark(at, text))
+                    state.prompts.append(PromptMark(at, text, state.summary))
                 case "rewind", {"kept": int(kept)}:
                     state.rewind(kept)
                 case "compact", {"summary": str(summary)}:

@@ -261,7 +261,8 @@ async def test_a_session_is_taken_up_again_with_everything_that_was_shown(worksp
 async def test_compaction_shows_its_price_first_and_the_next_prompt_brings_the_summary(
     workspace: Path,
 ) -> None:
-    async with chat_with("text: One.\n---\ntext: The summary.\n---\ntext: Two.", workspace) as chat:
+    script = "text: One.\n---\ntext: The summary.\n---\ntext: Two.\n---\ntext: Another two."
+    async with chat_with(script, workspace) as chat:
         await chat.say("first")
         chat.dialogue.compact("keep names")
         await chat.until_a(RunResult)
@@ -275,6 +276,28 @@ async def test_compaction_shows_its_price_first_and_the_next_prompt_brings_the_s
         first, *_ = chat.dialogue.conversation.agent.session.transcript.messages()[1:]
         assert "<summary>\nThe summary.\n</summary>" in str(first["content"])
         assert len(chat.dialogue.conversation.prompts) == 1
+        await chat.settle()
+        assert list_sessions()[0].prompts == 2
+        # Gone back to before the prompt that brought it, the next one brings it.
+        assert chat.dialogue.rewind(0) == "second"
+        assert (await chat.say("another second")).result == "Another two."
+        first, *_ = chat.dialogue.conversation.agent.session.transcript.messages()[1:]
+        assert "<summary>\nThe summary.\n</summary>" in str(first["content"])
+
+
+async def test_a_session_that_ends_with_a_compaction_is_found_again(workspace: Path) -> None:
+    async with chat_with("text: One.\n---\ntext: The summary.", workspace) as chat:
+        await chat.say("first")
+        chat.dialogue.compact()
+        await chat.until_a(Compacted)
+        await chat.settle()
+    assert [info.prompts for info in list_sessions()] == [1]
+    async with chat_with("text: Two.", workspace, resume="last") as chat:
+        await chat.until_a(Opened)
+        await chat.say("second")
+        assert chat.dialogue.conversation is not None and chat.dialogue.conversation.agent is not None
+        first, *_ = chat.dialogue.conversation.agent.session.transcript.messages()[1:]
+        assert "<summary>\nThe summary.\n</summary>" in str(first["content"])
 
 
 async def test_a_failed_compaction_leaves_everything_as_it_was(workspace: Path) -> None:

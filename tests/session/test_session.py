@@ -166,6 +166,12 @@ def test_compaction_keeps_the_opening_and_the_summary_until_a_prompt_brings_it(t
     session.append_prompt(user("on"), "on")
     assert session.summary is None
     same(session)
+    session.append_prompt(user("and on"), "and on")
+    session.rewind(1)
+    assert session.summary is None
+    session.rewind(0)
+    assert session.summary == "what matters"  # the prompt that brought it is no more
+    same(session)
 
 
 def test_another_opening_is_in_the_journal(tmp_path: Path) -> None:
