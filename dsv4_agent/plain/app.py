@@ -88,7 +88,7 @@ async def _hold(dialogue: Dialogue, talk: Talk, listener: Listener, desk: Desk, 
     errors = [error for task in tasks if task.done() and (error := task.exception()) is not None]
     dialogue.interrupt()
     desk.leave()
-    session = dialogue.status.session
+    session = _kept(dialogue)
     for task in (*reversed(tasks), left):
         task.cancel()
     await asyncio.gather(*tasks, left, return_exceptions=True)
@@ -97,6 +97,12 @@ async def _hold(dialogue: Dialogue, talk: Talk, listener: Listener, desk: Desk, 
     if session:
         printer.say(Label.SESSION, f"kept; dsv4 chat --resume {session} goes on with it.")
     return bool(errors)
+
+
+def _kept(dialogue: Dialogue) -> str | None:
+    """The id of the session, where there is anything in it to go on with."""
+    agent = None if dialogue.conversation is None else dialogue.conversation.agent
+    return agent.session.id if agent is not None and agent.session.prompts_said else None
 
 
 def _stray(printer: Printer, context: Mapping[str, Any]) -> None:

@@ -42,9 +42,13 @@ def write_note(directory: Path, *, title: str, cwd: str, model: str, prompts: in
     part = directory / f".{META_NAME}.{os.getpid()}.part"
     with contextlib.suppress(OSError):
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(note, file)
-        part.replace(directory / META_NAME)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(note, file)
+            part.replace(directory / META_NAME)
+        except OSError:
+            part.unlink()  # a full disk
+            raise
 
 
 def list_sessions(directory: Path | None = None, *, limit: int = 200) -> list[SessionInfo]:

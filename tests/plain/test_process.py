@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -196,6 +197,18 @@ def test_a_reader_that_goes_away_ends_it(workspace: Path) -> None:
 def test_a_stream_that_was_closed_is_an_empty_one(workspace: Path, closed: int) -> None:
     code, said = _chat(workspace, stdout=subprocess.DEVNULL, preexec_fn=lambda: os.close(closed))
     assert (code, said) == (0, "")
+
+
+def test_a_session_that_could_not_be_written_is_not_said_to_be_kept(workspace: Path) -> None:
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    reading, writing = os.pipe()
+    _chat(workspace, stdout=writing, preexec_fn=small_files)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as file:
+        said = file.read()
+    assert "can't be written" in said and "Session:" not in said
 
 
 def test_keys_on_a_real_terminal(start, workspace: Path) -> None:

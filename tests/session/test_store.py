@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -81,6 +82,13 @@ def test_the_shown_events_in_order(tmp_path: Path) -> None:
 def test_a_failed_note_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_note(tmp_path / "nowhere", title="x", cwd="/", model="m", prompts=1)
     assert not (tmp_path / "nowhere").exists()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(json, "dump", full)
+    write_note(tmp_path, title="x", cwd="/", model="m", prompts=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_titles_are_short_and_on_one_line() -> None:
