@@ -80,7 +80,10 @@ class Showing:
             out.Option("accept-edits", "Carry it out, edits without asking"),
             out.Option("plan", "Keep planning"),
         )
-        self._show(out.Pick("Carry out this plan?", options, "/carry-out"))
+        from dsv4_agent.tui.panels.pick import PickPanel
+
+        pick = out.Pick("Carry out this plan?", options, "/carry-out")
+        self._app.open_panel(PickPanel(pick, unasked=True))
 
     # -- commands ----------------------------------------------------------------------------------------
 

@@ -183,6 +183,21 @@ async def test_the_mode_is_cycled_and_holds_from_the_next_call(driven) -> None:
         assert chat.app.dialogue.status.mode == "default"
 
 
+async def test_a_text_being_written_carries_out_no_plan(driven, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arming, "QUIET", 3600.0)
+    async with driven("text: The plan.", permission_mode=PermissionMode.PLAN) as chat:
+        await chat.ready()
+        await chat.say("plan it")
+        await chat.panel(PickPanel)
+        await chat.pilot.press("b", "u", "t", "down", "enter")
+        await chat.pilot.pause(0.1)
+        assert chat.app.query(PickPanel)
+        assert chat.app.dialogue.status.mode == "plan" and "Carry out" not in chat.shown
+        monkeypatch.setattr(arming, "QUIET", 0.0)
+        await chat.pilot.press("escape")
+        await chat.until(lambda: not chat.app.query(PickPanel))
+
+
 async def test_a_plan_is_carried_out_after_a_yes(driven) -> None:
     script = f"text: The plan.\n---\n{EDIT}---\ntext: Done."
     async with driven(script, permission_mode=PermissionMode.PLAN) as chat:

@@ -15,6 +15,7 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option as ListOption
 
 from dsv4_agent.chat.outcomes import Option, Pick
+from dsv4_agent.tui.panels.arming import Arming
 from dsv4_agent.tui.panels.fitted import Fitted
 from dsv4_agent.workbench.plain_text import plain_line
 
@@ -54,9 +55,11 @@ class PickPanel(Fitted):
     class Dismissed(Message):
         """Nothing was chosen."""
 
-    def __init__(self, pick: Pick) -> None:
+    def __init__(self, pick: Pick, *, unasked: bool = False) -> None:
+        """`unasked`: the person did not open it and may be writing; that must not choose."""
         super().__init__()
         self._pick = pick
+        self._arming = Arming() if unasked else None
         self.border_title = Content(plain_line(pick.title))
         self.border_subtitle = Content("Enter chooses · Esc leaves")
 
@@ -72,6 +75,12 @@ class PickPanel(Fitted):
         if self._pick.selected in values:
             listing.highlighted = values.index(self._pick.selected)
         (self.query_one(Input) if long else listing).focus()
+        if self._arming is not None:
+            self.call_after_refresh(self._arming.begin)
+
+    async def _on_key(self, event: events.Key) -> None:
+        if self._arming is not None:
+            self._arming.take(event, self.screen.active_bindings.get)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
