@@ -296,6 +296,9 @@ class ChatApp(App[None]):
 
     def on_resize(self) -> None:
         """Lay out anew what depends on the terminal's size by more than its style."""
+        self.call_later(self._fit)  # the size is only now becoming the app's
+
+    def _fit(self) -> None:
         self._make_room()
         for panel in self.query(ApprovalPanel):
             panel.fit()

@@ -20,6 +20,11 @@ def screen(app: ChatApp) -> str:
     return "\n".join("".join(segment.text for segment in strip) for strip in strips)
 
 
+def answers(shown: str) -> bool:
+    """Whether the last of the answers is in view."""
+    return "n no" in shown or "n  No" in shown or "›y  " in shown
+
+
 @pytest.mark.parametrize("size", [(200, 60), (80, 24), (80, 20), (60, 19), (40, 12), (20, 6)])
 async def test_a_question_shows_its_answers_and_all_of_the_command(driven, size: tuple[int, int]) -> None:
     async with driven(LONG, size=size) as chat:
@@ -29,12 +34,11 @@ async def test_a_question_shows_its_answers_and_all_of_the_command(driven, size:
         reading = chat.app.query_one(Reading)
         seen = set()
         for _ in range(400):
-            shown = screen(chat.app)
-            assert "n no" in shown or "n  No" in shown or "›y  " in shown
-            assert panel.region.bottom <= size[1]
+            await chat.until(lambda: answers(screen(chat.app)))
+            await chat.until(lambda: panel.region.bottom <= size[1])
             top = round(reading.scroll_offset.y)
             seen |= set(range(top, top + reading.region.height))
-            if not panel.border_subtitle:
+            if not reading.hidden_below:
                 break
             await chat.pilot.press("pagedown")
             await chat.pilot.pause()
@@ -43,6 +47,24 @@ async def test_a_question_shows_its_answers_and_all_of_the_command(driven, size:
         assert "end" in text
         await chat.pilot.press("y")
         await chat.until(lambda: "Done." in chat.shown)
+
+
+async def test_a_question_follows_the_terminal(driven) -> None:
+    async with driven("call: shell\n  command: echo hello\n---\ntext: Done.", size=(80, 24)) as chat:
+        await chat.ready()
+        await chat.say("go")
+        panel = await chat.panel(ApprovalPanel)
+        assert not panel.has_class("-tight") and chat.app.composer.region
+        await chat.pilot.resize_terminal(40, 12)
+        await chat.until(lambda: panel.has_class("-tight"))
+        await chat.until(lambda: "n no" in screen(chat.app))
+        assert not chat.app.composer.region
+        await chat.pilot.press("n")
+        await chat.until(lambda: "Why not?" in screen(chat.app))
+        await chat.pilot.press("escape")
+        await chat.pilot.resize_terminal(80, 24)
+        await chat.until(lambda: "No, and say why" in screen(chat.app))
+        assert chat.app.composer.region
 
 
 @pytest.mark.parametrize("size", [(80, 24), (40, 12)])
