@@ -32,6 +32,8 @@ class Address:
             raise AddressError("base_url holds a user or a password; keep keys out of addresses")
         if parts.query or parts.fragment:
             raise AddressError(f"base_url {base_url!r} has a query; leave it out")
+        # HTTPS:// is https: it must not be taken for an open line, where no certificate is looked at.
+        text = parts.scheme + text[len(parts.scheme) :]
         if text.endswith("/v1"):
             return cls(text.removesuffix("/v1"), text)
         if _VERSION.search(parts.path):

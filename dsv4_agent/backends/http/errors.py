@@ -103,7 +103,7 @@ def words_of(body: bytes) -> str:
     text = body.decode("utf-8", "replace")
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return clean(_TAG.sub(" ", text))
     for _ in range(3):
         match value:

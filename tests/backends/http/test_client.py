@@ -33,6 +33,7 @@ STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
         ("https://h/proxy/v1", "https://h/proxy", "https://h/proxy/v1"),
         ("https://h/v1beta/openai", "https://h", "https://h/v1beta/openai"),
         ("https://h/anthropic", "https://h/anthropic", "https://h/anthropic/v1"),
+        ("HTTPS://h/v1", "https://h", "https://h/v1"),
     ],
 )
 def test_addresses(given: str, root: str, api: str) -> None:
@@ -95,6 +96,7 @@ async def test_a_whole_answer_to_a_streamed_request_is_one_event(serve: Any) -> 
         (302, b"", False, False, "not followed"),
         (402, b"{}", False, True, "wants payment"),
         (529, b'["overloaded"]', True, True, "overloaded"),
+        (500, b"[" * 60_000, True, True, "[[["),
     ],
 )
 async def test_statuses(
@@ -386,10 +388,11 @@ async def test_a_certificate_is_trusted_where_the_profile_says_so(tmp_path: Any)
     url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
     trusting = ServerClient(ServerProfile(name="m", base_url=url, ca_file=certificate))
     assert await trusting.get_json("models") == {}
-    wary = ServerClient(ServerProfile(name="m", base_url=url))
-    with pytest.raises(ServerError, match="set the profile's ca_file") as caught:
-        await wary.get_json("models")
-    assert caught.value.unreachable and not caught.value.retryable
     await trusting.aclose()
-    await wary.aclose()
+    for spelling in (url, url.replace("https", "HTTPS")):
+        wary = ServerClient(ServerProfile(name="m", base_url=spelling))
+        with pytest.raises(ServerError, match="set the profile's ca_file") as caught:
+            await wary.get_json("models")
+        assert caught.value.unreachable and not caught.value.retryable
+        await wary.aclose()
     server.close()
