@@ -97,6 +97,9 @@ class CallAssembler:
         """The call that a piece continues; None where it begins one."""
         if index is not None:
             known = next((call for call in reversed(self._calls) if call.index == index), None)
+            if known is None and not name and self._calls and self._calls[-1].index is None:
+                # The piece that began the call had no index, this one has.
+                return self._calls[-1]
             return None if known is None or _begins_another(known, id, name, arguments) else known
         if id and (same := next((call for call in self._calls if call.id == id), None)):
             return same

@@ -42,7 +42,8 @@ def read_chunk(data: str) -> Chunk:
         raise UnreadableChunkError(f"not JSON: {_shown(data)}") from error
     if not isinstance(value, Mapping):
         raise UnreadableChunkError(f"not a JSON object: {_shown(data)}")
-    if failure := value.get("error"):
+    failure = value.get("error") or (value if value.get("object") == "error" else None)
+    if failure:
         return Chunk(error=failure if isinstance(failure, Mapping) else {"message": str(failure)})
     choices = value.get("choices")
     listed = choices if isinstance(choices, list) else []

@@ -75,10 +75,12 @@ class ServerClient:
                 raise ServerError(message, reason="web_page")
             async with aclosing(self._events(chunks)) as events:
                 async for data in events:
-                    if data.strip() == _DONE:
+                    said = data.strip()
+                    if said == _DONE:
                         await self._read_out(chunks)
                         return
-                    yield data
+                    if said:  # a blank one is how some proxies keep a connection alive
+                        yield data
 
     async def _events(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
         """The data of all events; what was begun at the end counts as complete."""

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dsv4_agent.backends.base import ModelError
 
 _RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+_STATUS = re.compile(r"[1-5][0-9]{2}")
+_OUR_FAULT = frozenset({"invalid_request_error", "BadRequestError", "context_length_exceeded"})
+"""Types and codes of error objects that the same request would meet again."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+")
 _TAG = re.compile(r"<[^>]{0,200}>")
 _SHOWN = 300
@@ -90,12 +93,22 @@ def of_status(where: str, status: int, headers: Mapping[str, str], body: bytes) 
 def of_object(where: str, error: object) -> ServerError:
     """The error of an `error` object inside a stream that began well."""
     fields = error if isinstance(error, Mapping) else {"message": error}
-    code = fields.get("code", fields.get("status"))
     said = clean(str(fields.get("message") or fields.get("type") or "no reason given"))
-    status = code if isinstance(code, int) and not isinstance(code, bool) else None
+    status = _status_of(fields)
     retryable = status is None or status in _RETRYABLE or status >= 500
     message = f"{where} broke its answer off: {said}; see the server's log"
     return ServerError(message, reason="server_error", status=status, retryable=retryable)
+
+
+def _status_of(fields: Mapping[object, object]) -> int | None:
+    """The HTTP status that an error object stands for: its code (LiteLLM writes it as text), or its type."""
+    for code in (fields.get("code"), fields.get("status")):
+        if isinstance(code, int) and not isinstance(code, bool):
+            return code
+        if isinstance(code, str) and _STATUS.fullmatch(code):
+            return int(code)
+    names = {str(fields.get("type")), str(fields.get("code"))}
+    return 400 if names & _OUR_FAULT else None
 
 
 def words_of(body: bytes) -> str:

@@ -68,6 +68,11 @@ FRAMINGS: dict[str, list[Any]] = {
         delta(tool_calls=[piece(None, "c1", "read", "")]),
         *(delta(tool_calls=[piece(None, arguments=part)]) for part in (ARGUMENTS[:7], ARGUMENTS[7:])),
     ],
+    "no index at first": [
+        delta(tool_calls=[piece(None, "c1", "read", "")]),
+        delta(tool_calls=[piece(0, arguments=ARGUMENTS)]),
+    ],
+    "blank data between": ["", delta(tool_calls=[piece(0, "c1", "read", ARGUMENTS)]), " "],
     "an object": [delta(tool_calls=[piece(0, "c1", "read", json.loads(ARGUMENTS))])],
     "nulls": [
         {"choices": [{"delta": {"content": None, "tool_calls": None, "reasoning_content": None}}]},
@@ -297,6 +302,29 @@ async def test_what_does_not_pass_is_an_error_at_once(status: int) -> None:
     assert len(server.raw) == 1
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"error": {"message": "too long", "code": 400}},
+        {"error": {"message": "too long", "code": "400"}},
+        {"error": {"message": "too long", "type": "invalid_request_error", "code": None}},
+        {"object": "error", "message": "too long", "type": "BadRequestError", "code": 400},
+    ],
+)
+async def test_an_error_in_the_stream_that_does_not_pass_is_not_tried_again(told: dict[str, Any]) -> None:
+    async with serving(Answer(sse(delta(role="assistant", content=""), told))) as server:
+        with pytest.raises(ModelError, match="too long"):
+            await ask(backend_of(server))
+    assert len(server.raw) == 1
+
+
+@pytest.mark.parametrize("code", ["429", "503", 500, "rate_limit_exceeded"])
+async def test_an_error_in_the_stream_that_passes_is_tried_again(code: object) -> None:
+    busy = Answer(sse({"error": {"message": "busy", "type": "error", "code": code}}))
+    async with serving(busy, Answer(sse(delta("stop", content="Hi.")))) as server:
+        assert said(await ask(backend_of(server)))[1] == "Hi."
+
+
 async def test_retries_end() -> None:
     async with serving(refusal(503, "busy")) as server:
         with pytest.raises(ModelError, match="503"):
@@ -328,6 +356,7 @@ AFTER: dict[str, Answer] = {
     "a broken connection": Answer(sse(delta("stop", content="Hi."), done=False), cut=True),
     "an error": Answer(sse(delta("stop", content="Hi."), {"error": {"message": "late"}})),
     "silence": Answer(sse(delta("stop", content="Hi."), done=False), silent=True),
+    "no JSON": Answer(sse(delta("stop", content="Hi."), "bye")),
 }
 
 
