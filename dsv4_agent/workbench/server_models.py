@@ -124,7 +124,8 @@ def _asked(profile: ServerProfile) -> Probed:
         probed = await_here(_probe(profile))
     except ModelError as error:
         raise failure_of(error, profile) from error
-    remember(profile, probed.facts)
+    if probed.lasting:
+        remember(profile, probed.facts)
     return probed
 
 

@@ -159,6 +159,8 @@ class ServerClient:
             if response.status_code != 200:
                 said = await self._error_body(response)
                 headers = {name: self._without_secrets(text) for name, text in response.headers.items()}
+                if (target := headers.get("location")) is not None:  # shown as the base_url that it means
+                    headers["location"] = target.rstrip("/").removesuffix("/" + path.lstrip("/"))
                 raise of_status(self.where, response.status_code, headers, said)
             yield response
         finally:

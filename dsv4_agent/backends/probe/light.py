@@ -18,15 +18,20 @@ from dsv4_agent.backends.profile import ServerProfile, ServerProtocol
 
 _SECONDS: Final = 20.0
 _HOSTED_WINDOW: Final = 1_048_576
+_BROKEN_LIST: Final = 500
 _NOT_ALLOWED: Final = 405  # the path is there, for another method
 
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What was found; `tokens` is the tokenizer where the token protocol is to be spoken."""
+    """What was found; `tokens` is the tokenizer where the token protocol is to be spoken.
+
+    `lasting`: worth remembering; not so where the server could not answer just then.
+    """
 
     facts: ServerFacts
     tokens: SegmentTokens | None = None
+    lasting: bool = True
 
 
 async def probe(profile: ServerProfile, client: ServerClient) -> Probed:
@@ -37,7 +42,9 @@ async def probe(profile: ServerProfile, client: ServerClient) -> Probed:
     """
     if _is_hosted(profile):
         return Probed(_hosted(profile))
-    listed = await _listing(client)
+    listed, failure = await _listing(client)
+    if failure is not None and profile.model is None and _tells_more(failure):
+        raise failure
     kind = next((model.kind for model in listed if model.kind is not None), None)
     kind = kind or await _unlisted_kind(client)
     chosen = chosen_model(profile, kind, listed, client.where)
@@ -57,7 +64,8 @@ async def probe(profile: ServerProfile, client: ServerClient) -> Probed:
     protocols = (ServerProtocol.TOKENS,) if speaks_tokens else ()
     facts = replace(facts, protocols=(*protocols, ServerProtocol.CHAT))
     facts = replace(facts, problems=problems(profile, facts, client.where))
-    return Probed(facts, own if speaks_tokens else None)
+    lasting = failure is None or not failure.retryable
+    return Probed(facts, own if speaks_tokens else None, lasting)
 
 
 def protocol_of(profile: ServerProfile, facts: ServerFacts) -> ServerProtocol:
@@ -94,14 +102,23 @@ def _hosted(profile: ServerProfile) -> ServerFacts:
     return replace(facts, problems=problems(profile, facts, "DeepSeek's API"))
 
 
-async def _listing(client: ServerClient) -> tuple[Listed, ...]:
-    """The models; none for a server without (or, as transformers may, with a broken) list."""
+async def _listing(client: ServerClient) -> tuple[tuple[Listed, ...], ServerError | None]:
+    """The models; none for a server without (or, as transformers may, with a broken) list, and why."""
     try:
-        return read_listing(await client.get_json("models", seconds=_SECONDS))
+        return read_listing(await client.get_json("models", seconds=_SECONDS)), None
     except ServerError as error:
         if error.status in (401, 402, 403) or (error.status is None and error.reason != "not_json"):
             raise
-        return ()
+        return (), error
+
+
+def _tells_more(failure: ServerError) -> bool:
+    """Whether a list's failure is the cause to name: a server that loads or lies elsewhere, a web page.
+
+    A status of 404 or 500 only says that there is no list.
+    """
+    status = failure.status
+    return status is None or 300 <= status < 400 or (failure.retryable and status != _BROKEN_LIST)
 
 
 async def _unlisted_kind(client: ServerClient) -> ServerKind:

@@ -300,6 +300,15 @@ async def test_a_redirect_does_not_repeat_the_key(serve: Any) -> None:
     assert SECRET not in str(caught.value)
 
 
+async def test_a_redirect_is_told_as_the_base_url_that_it_means(serve: Any) -> None:
+    async def handler(exchange: Any) -> None:
+        await exchange.answer(308, location=f"https://there.example{exchange.path}")
+
+    server = await serve(handler)
+    with pytest.raises(ServerError, match=r"points to https://there\.example/v1 \(308\)"):
+        await collect(ServerClient(server.profile()))
+
+
 async def test_a_proxy_stands_before_other_machines_only(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     async def handler(exchange: Any) -> None:
         await exchange.answer(body=b'{"via": "proxy"}' if exchange.path.startswith("http") else b"{}")

@@ -134,6 +134,27 @@ async def test_transformers_without_a_list_of_models() -> None:
     assert facts.kind is ServerKind.TRANSFORMERS and facts.protocols == (ServerProtocol.CHAT,)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (503, {"error": {"message": "Loading model", "code": 503}}, r"can't answer now \(503\): Loading model"),
+        (502, b"<html>Bad Gateway</html>", "can't answer now"),
+        (429, {"error": "slow down"}, "slow down"),
+        (308, b"", "not followed"),
+        (200, b"<html>Welcome</html>", "not JSON"),
+        (404, {"error": "no"}, "set the profile's model, and check base_url"),
+        (500, {"error": "broken"}, "set the profile's model"),
+    ],
+)
+async def test_why_there_is_no_list_is_told(status: int, body: object, said: str) -> None:
+    with ImitatedServer({"GET /v1/models": (status, body)}) as server:
+        with pytest.raises(ModelError, match=said):
+            await ask(server)
+        probed = await ask(server, model="m")
+    assert probed.facts.kind is ServerKind.OPENAI
+    assert probed.lasting is (status in (200, 308, 404))  # the others may know better in a moment
+
+
 async def test_ds4_and_strangers() -> None:
     known = model_list({"id": "deepseek-v4-flash", "owned_by": "ds4.c", "context_length": 65_536})
     with ImitatedServer({"GET /v1/models": known}) as server:
