@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dsv4_agent.workbench.config_file import change_config
 from dsv4_agent.workbench.model_profiles import check_name, read_profiles
-from dsv4_agent.workbench.private_file import write_private
 from dsv4_agent.workbench.settings import FILE, SettingsError, config_directory, load_settings
-
-Edit = Callable[[Any], None]
 
 
 def add_profile(name: str, table: Mapping[str, object], *, replaces: bool = False) -> Path:
@@ -26,15 +23,19 @@ def add_profile(name: str, table: Mapping[str, object], *, replaces: bool = Fals
 
     def edit(document: Any) -> None:
         import tomlkit
+        from tomlkit.items import InlineTable
 
-        written = tomlkit.table()
-        for key, value in table.items():
-            written[key] = value
         if "models" not in document:
             document["models"] = tomlkit.table(is_super_table=True)
-        document["models"][name] = written
+        models = document["models"]
+        # Within models = {...} there are no tables but such.
+        written = tomlkit.inline_table() if isinstance(models, InlineTable) else tomlkit.table()
+        for key, value in table.items():
+            written[key] = value
+        models[name] = written
 
-    return _change(path, edit)
+    change_config(path, edit)
+    return path
 
 
 def remove_profile(name: str) -> bool:
@@ -54,7 +55,7 @@ def remove_profile(name: str) -> bool:
         if settings.chat_model == name:
             del document["chat"]["model"]
 
-    _change(path, edit)
+    change_config(path, edit)
     return name in (settings.model, settings.chat_model)
 
 
@@ -68,19 +69,5 @@ def use_model(name: str) -> Path:
         if "chat" in document and "model" in document["chat"]:
             del document["chat"]["model"]  # or the chat would go on with another one
 
-    return _change(path, edit)
-
-
-def _change(path: Path, edit: Edit) -> Path:
-    import tomlkit
-    from tomlkit.exceptions import TOMLKitError
-
-    try:
-        document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
-        edit(document)
-        text = tomlkit.dumps(document)
-        tomllib.loads(text)
-        write_private(path, text)
-    except (OSError, ValueError, TOMLKitError) as error:
-        raise SettingsError(f"{path} can't be written: {error}") from error
+    change_config(path, edit)
     return path

@@ -26,12 +26,12 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import platformdirs
 
+from dsv4_agent.workbench.config_file import change_config, read_config
 from dsv4_agent.workbench.model_options import EngineChoice
-from dsv4_agent.workbench.private_file import write_private
 from dsv4_agent.workbench.settings_error import SettingsError
 from dsv4_agent.workbench.sizes import parse_size
 from dsv4_model.accounting import CacheFormat
@@ -69,7 +69,7 @@ def load_settings(path: Path | None = None) -> Settings:
     """Read the file; no file means defaults. Raises `SettingsError`."""
     path = config_directory() / FILE if path is None else path
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_config(path))
     except FileNotFoundError:
         return Settings()
     except (OSError, ValueError) as error:
@@ -133,18 +133,15 @@ def save_theme(theme: str, path: Path | None = None) -> Settings:
 
     Raises `SettingsError`.
     """
-    import tomlkit
-    from tomlkit.exceptions import TOMLKitError
-
     path = config_directory() / FILE if path is None else path
     settings = load_settings(path)
-    try:
-        document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
-        table = document.setdefault("tui", tomlkit.table())
-        table["theme"] = theme
-        write_private(path, tomlkit.dumps(document))
-    except (OSError, ValueError, TOMLKitError) as error:
-        raise SettingsError(f"{path} can't be written: {error}") from error
+
+    def edit(document: Any) -> None:
+        import tomlkit
+
+        document.setdefault("tui", tomlkit.table())["theme"] = theme
+
+    change_config(path, edit)
     return replace(settings, theme=theme)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from dsv4_agent.workbench.profile_file import add_profile, remove_profile, use_model
-from dsv4_agent.workbench.settings import SettingsError, load_settings
+from dsv4_agent.workbench.settings import SettingsError, load_settings, save_theme
 
 MINE = """\
 # my settings
@@ -87,3 +89,36 @@ def test_a_broken_file_is_left_alone(file: Path) -> None:
         with pytest.raises(SettingsError, match="can't be read"):
             change()
     assert file.read_text() == "[tui\n"
+
+
+def test_a_link_stays_a_link(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "dotfiles").mkdir()
+    kept = tmp_path / "dotfiles" / "dsv4.toml"
+    kept.write_text(MINE)
+    file.symlink_to(kept)
+    use_model("b")
+    save_theme("dsv4-dark")
+    assert file.is_symlink() and tomllib.loads(kept.read_text())["model"] == "b"
+    assert load_settings().theme == "dsv4-dark"
+
+
+def test_line_ends_stay_and_the_mark_of_an_editor_does_no_harm(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf" + MINE.replace("\n", "\r\n").encode())
+    assert load_settings().chat_model == "a"
+    use_model("b")
+    assert b'base_url = "http://b"\r\n' in file.read_bytes() and load_settings().model == "b"
+
+
+def test_models_in_one_line_get_one_more(file: Path) -> None:
+    file.write_text('models = { a = { base_url = "http://a" } }\n')
+    add_profile("b", {"base_url": "http://b", "headers": {"X": "1"}})
+    assert sorted(load_settings().models) == ["a", "b"]
+
+
+def test_nothing_is_lost_between_two_programs(file: Path) -> None:
+    def add(number: int) -> None:
+        add_profile(f"m{number}", {"base_url": f"http://h{number}"})
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(add, range(24)))
+    assert len(load_settings().models) == 24

@@ -37,7 +37,9 @@ def chosen_model(
     if not listed:
         if kind is ServerKind.LLAMA_CPP:
             return None
-        raise UnfitServerError(f"{where} doesn't list its models: set the profile's model, and check base_url")
+        raise UnfitServerError(
+            f"{where} doesn't list its models: set the profile's model, and check base_url"
+        )
     if len(listed) > 1:
         raise UnfitServerError(f"{where} has several models ({_names(listed)}): set the profile's model")
     return listed[0]

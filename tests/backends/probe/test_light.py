@@ -137,7 +137,11 @@ async def test_transformers_without_a_list_of_models() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
-        (503, {"error": {"message": "Loading model", "code": 503}}, r"can't answer now \(503\): Loading model"),
+        (
+            503,
+            {"error": {"message": "Loading model", "code": 503}},
+            r"can't answer now \(503\): Loading model",
+        ),
         (502, b"<html>Bad Gateway</html>", "can't answer now"),
         (429, {"error": "slow down"}, "slow down"),
         (308, b"", "not followed"),
