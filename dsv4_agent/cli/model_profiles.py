@@ -57,7 +57,7 @@ def add(
     force: Annotated[bool, typer.Option("--force", help="Replace a model of this name.")] = False,
 ) -> None:
     """Add a model behind a server to config.toml. Keys never go there."""
-    from dsv4_agent.workbench.profile_file import add_profile
+    from dsv4_agent.workbench.profile_file import add_profile, check_profile, would_go_elsewhere
     from dsv4_agent.workbench.settings import SettingsError
 
     given: dict[str, object] = {
@@ -80,21 +80,36 @@ def add(
     secret = _read_key() if key_stdin else None
     try:
         table = {key: value for key, value in given.items() if value is not None}
+        check_profile(name, table, replaces=force)
+        if secret is None and would_go_elsewhere(name, url):
+            _fail(
+                f"a key is kept under {name} that was not for {url} and would go there: give its own with "
+                f"--key-stdin, or remove that one first: dsv4 model remove {name}",
+                ExitCode.CONFIG,
+            )
+        # The key first: a profile that can't have its key is not added.
+        place = None if secret is None else _keep(name, secret)
         path = add_profile(name, table, replaces=force)
     except SettingsError as error:
         _fail(str(error), ExitCode.CONFIG)
-    if secret is not None:
-        print(f"the key is in {_keep(name, secret)}")
+    if place is not None:
+        print(f"the key is in {place}")
     print(f"added {name} to {path}; dsv4 model test {name} tries it, --model {name} uses it")
 
 
 def remove(name: NameArgument) -> None:
     """Remove a model from config.toml, and the key that was kept for it."""
-    from dsv4_agent.workbench.keys import forget_key
+    from dsv4_agent.workbench.keys import forget_key, is_kept
+    from dsv4_agent.workbench.model_profiles import check_name
     from dsv4_agent.workbench.profile_file import remove_profile
-    from dsv4_agent.workbench.settings import SettingsError
+    from dsv4_agent.workbench.settings import SettingsError, load_settings
 
     try:
+        check_name(name)
+        if name not in load_settings().models and is_kept(name):  # the profile was removed by hand
+            forget_key(name)
+            print(f"removed the key that was kept for {name}; there is no such model in config.toml")
+            return
         was_default = remove_profile(name)
         forget_key(name)
     except SettingsError as error:
@@ -108,15 +123,14 @@ def use(
     name: Annotated[str, typer.Argument(metavar="NAME|nano|PATH", help="What --model takes.")],
 ) -> None:
     """Make a model the default of chat and run."""
-    from dsv4_agent.workbench.model_catalogue import is_known
+    from dsv4_agent.workbench.model_catalogue import anywhere, is_known
     from dsv4_agent.workbench.profile_file import use_model
     from dsv4_agent.workbench.settings import SettingsError
 
     try:
         if not is_known(name, os.environ):
             _fail(f"there is no model {name!r}: dsv4 model list shows them", ExitCode.CONFIG)
-        folder = Path(name)
-        path = use_model(str(folder.resolve()) if "/" in name and folder.is_dir() else name)
+        path = use_model(anywhere(name, os.environ))
     except SettingsError as error:
         _fail(str(error), ExitCode.CONFIG)
     print(f"{name} is now the default of chat and run ({path})")
@@ -180,10 +194,15 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def _read_key() -> Secret:
-    if sys.stdin.isatty():
+    if sys.stdin is None:  # closed by the shell
+        text = ""
+    elif sys.stdin.isatty():
         import getpass
 
-        text = getpass.getpass("Key: ")
+        try:
+            text = getpass.getpass("Key: ")
+        except EOFError:
+            text = ""
     else:
         text = sys.stdin.readline(_LONGEST_KEY + 2)
     if not text.strip():
@@ -191,7 +210,17 @@ def _read_key() -> Secret:
             '--key-stdin: there is no key on stdin. Pipe it there: printf %s "$KEY" | dsv4 ...',
             ExitCode.INPUT,
         )
-    return Secret(text.strip())
+    return _checked(Secret(text.strip()))
+
+
+def _checked(secret: Secret) -> Secret:
+    from dsv4_agent.workbench.keys import KeyRefused, check_key
+
+    try:
+        check_key(secret)
+    except KeyRefused as error:
+        _fail(str(error), ExitCode.INPUT)
+    return secret
 
 
 def _keep(name: str, secret: Secret) -> str:

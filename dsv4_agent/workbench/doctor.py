@@ -20,7 +20,7 @@ from typing import Final
 from dsv4_agent.session.session import state_directory
 from dsv4_agent.version import __version__
 from dsv4_agent.workbench.findings import Finding, Grade
-from dsv4_agent.workbench.model_options import NANO
+from dsv4_agent.workbench.model_options import NANO, is_folder
 from dsv4_agent.workbench.settings import FILE, Settings, SettingsError, config_directory, load_settings
 from dsv4_agent.workbench.sizes import size
 from dsv4_tools.environment import scrubbed
@@ -92,7 +92,7 @@ def _defaults(environment: Mapping[str, str]) -> list[Finding]:
     if not known:
         remedy = "See dsv4 model list, and choose with dsv4 model use NAME"
         return [Finding("default model", Grade.PROBLEM, f"{name}, which isn't there", remedy)]
-    if (name == NANO or Path(name).is_dir()) and (missing := _missing(_LOCAL)):
+    if (name == NANO or is_folder(name)) and (missing := _missing(_LOCAL)):
         remedy = "Run: pip install 'dsv4-agent[local]', or dsv4 model add NAME URL for a server"
         return [Finding("default model", Grade.PROBLEM, f"{name}, which needs {missing}", remedy)]
     return [Finding("default model", Grade.OK, name)]

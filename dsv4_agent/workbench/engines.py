@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from dsv4_agent.loop.events import Subtype
 from dsv4_agent.workbench.engine_settings import resolved
 from dsv4_agent.workbench.failures import RunFailure
-from dsv4_agent.workbench.model_options import NANO, EngineChoice
+from dsv4_agent.workbench.model_options import NANO, EngineChoice, is_folder
 
 if TYPE_CHECKING:
     from dsv4_model.engine import Engine
@@ -33,7 +33,7 @@ def open_engine(name: str, wanted: EngineChoice) -> OpenedEngine:
 
     Raises `RunFailure`: 52 for a model that isn't there or a missing package, 1 for a damaged checkpoint.
     """
-    if name != NANO and not Path(name).is_dir():
+    if name != NANO and not is_folder(name):
         cause = f"there is no model {name!r}"
         raise RunFailure(Subtype.CONFIG, cause, "Use nano, a checkpoint folder, or scripted:FILE.")
     choice = resolved(wanted)

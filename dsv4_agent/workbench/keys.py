@@ -68,6 +68,19 @@ def keep_key(name: str, secret: Secret) -> str:
     return str(path)
 
 
+def check_key(secret: Secret) -> None:
+    """Raises `KeyRefused` for what can't be a key."""
+    _checked(secret.reveal().strip(), "the input")
+
+
+def is_kept(name: str) -> bool:
+    """Whether keyring or file hold something under a name, be it unusable."""
+    try:
+        return find_key(name, None, {}) is not None
+    except KeyRefused:
+        return True
+
+
 def forget_key(name: str) -> None:
     """Remove a kept key from keyring and file. Raises `OSError`."""
     keyring = _keyring()

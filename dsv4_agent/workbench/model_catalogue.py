@@ -10,7 +10,7 @@ from dsv4_agent.loop.events import Subtype
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.keys import KeyRefused, find_key
 from dsv4_agent.workbench.local_servers import living_servers
-from dsv4_agent.workbench.model_options import NANO
+from dsv4_agent.workbench.model_options import NANO, SCRIPTED, is_folder
 from dsv4_agent.workbench.model_profiles import KnownProfile, Origin, all_profiles
 from dsv4_agent.workbench.settings import SettingsError, load_settings
 
@@ -45,9 +45,7 @@ def catalogue(environment: Mapping[str, str]) -> list[CatalogueEntry]:
     for server in living_servers():
         entries.append(CatalogueEntry(server.identity, "served here", server.url))
     if all(not entry.default for entry in entries):
-        entries.append(
-            CatalogueEntry(default, "folder" if Path(default).is_dir() else "missing", default=True)
-        )
+        entries.append(CatalogueEntry(default, "folder" if is_folder(default) else "missing", default=True))
     return entries
 
 
@@ -68,9 +66,18 @@ def key_place(known: KnownProfile, environment: Mapping[str, str]) -> str:
 
 def is_known(name: str, environment: Mapping[str, str]) -> bool:
     """Whether `--model` takes a name. Raises `SettingsError`."""
-    if name == NANO or name.startswith("scripted:") or Path(name).is_dir():
+    if name == NANO or name.startswith(SCRIPTED) or is_folder(name):
         return True
     return name in all_profiles(load_settings().models, environment)
+
+
+def anywhere(name: str, environment: Mapping[str, str]) -> str:
+    """A known name as it means the same in every working directory. Raises `SettingsError`."""
+    if name == NANO or name in all_profiles(load_settings().models, environment):
+        return name
+    if name.startswith(SCRIPTED):
+        return f"{SCRIPTED}{Path(name.removeprefix(SCRIPTED)).resolve()}"
+    return str(Path(name).resolve())
 
 
 def find_profile(name: str, environment: Mapping[str, str]) -> KnownProfile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 from dsv4_agent.dsml.dialect import GrammarMode
@@ -11,10 +12,20 @@ from dsv4_model.accounting import CacheFormat
 
 NANO: Final = "nano"
 """Name of the model that is built in."""
+SCRIPTED: Final = "scripted:"
+"""What the name of a played model begins with; its file follows."""
 ENVIRONMENT: Final = "server"
 """Name of the server that `DSV4_BASE_URL` tells of."""
 BUILT_IN: Final = "deepseek"
 """Name of the profile of DeepSeek's hosted API."""
+
+
+def is_folder(name: str) -> bool:
+    """Whether a name is a folder's; what is too long to be a path at all is none."""
+    try:
+        return Path(name).is_dir()
+    except OSError:
+        return False
 
 
 class Effort(StrEnum):

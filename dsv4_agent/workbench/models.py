@@ -7,14 +7,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from dsv4_agent.backends.inprocess import InProcessBackend
 from dsv4_agent.loop.events import Subtype
 from dsv4_agent.loop.preset import default_preset, nano_preset
 from dsv4_agent.workbench.engines import open_engine
 from dsv4_agent.workbench.failures import RunFailure
-from dsv4_agent.workbench.model_options import ENVIRONMENT, NANO, ModelOptions
+from dsv4_agent.workbench.model_options import ENVIRONMENT, NANO, SCRIPTED, ModelOptions, is_folder
 from dsv4_agent.workbench.opened_model import OpenedModel, effort_of, with_effort, with_options
 from dsv4_agent.workbench.processes import blot_out
 from dsv4_agent.workbench.settings import Settings, SettingsError, load_settings
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenedModel", "choose_model", "effort_of", "hide_keys", "open_model", "with_effort"]
 
-_SCRIPTED: Final = "scripted:"
-
 
 def open_model(options: ModelOptions) -> OpenedModel:
     """Load the model, or find the server that has it.
@@ -35,8 +33,8 @@ def open_model(options: ModelOptions) -> OpenedModel:
     key, 1 for a damaged checkpoint.
     """
     name, profile = choose_model(options)
-    if name.startswith(_SCRIPTED):
-        return _scripted(Path(name.removeprefix(_SCRIPTED)), options)
+    if name.startswith(SCRIPTED):
+        return _scripted(Path(name.removeprefix(SCRIPTED)), options)
     if profile is not None:
         from dsv4_agent.workbench.server_models import open_server
 
@@ -53,13 +51,13 @@ def choose_model(options: ModelOptions) -> tuple[str, KnownProfile | None]:
     """
     settings = _settings(options)
     name = options.name or settings.model or NANO
-    if name.startswith(_SCRIPTED):
+    if name.startswith(SCRIPTED):
         hide_keys()
         return name, None
     profiles = _profiles(settings)
     if (known := profiles.get(name)) is not None:
         return name, known
-    if name != NANO and not Path(name).is_dir():
+    if name != NANO and not is_folder(name):
         raise _unknown(name, profiles)
     return name, None
 

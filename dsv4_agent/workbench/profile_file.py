@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from dsv4_agent.workbench.config_file import change_config
+from dsv4_agent.workbench.keys import is_kept
 from dsv4_agent.workbench.model_profiles import check_name, read_profiles
 from dsv4_agent.workbench.settings import FILE, SettingsError, config_directory, load_settings
 
 
 def add_profile(name: str, table: Mapping[str, object], *, replaces: bool = False) -> Path:
     """Write `[models.NAME]`; returns the file. Raises `SettingsError`, also for a name that is taken."""
-    check_name(name)
     path = config_directory() / FILE
-    if name in load_settings(path).models and not replaces:
-        raise SettingsError(
-            f"there is a model {name} already: choose another name, or replace it with --force"
-        )
-    read_profiles({name: table}, path)
+    check_profile(name, table, replaces=replaces)
 
     def edit(document: Any) -> None:
         import tomlkit
@@ -36,6 +33,35 @@ def add_profile(name: str, table: Mapping[str, object], *, replaces: bool = Fals
 
     change_config(path, edit)
     return path
+
+
+def check_profile(name: str, table: Mapping[str, object], *, replaces: bool = False) -> None:
+    """Raises `SettingsError` where `add_profile` would, but for a file that can't be written."""
+    check_name(name)
+    path = config_directory() / FILE
+    if name in load_settings(path).models and not replaces:
+        raise SettingsError(
+            f"there is a model {name} already: choose another name, or replace it with --force"
+        )
+    read_profiles({name: table}, path)
+
+
+def would_go_elsewhere(name: str, base_url: str) -> bool:
+    """Whether a key that is kept under a name was meant for another address. Raises `SettingsError`.
+
+    So after a profile was replaced, or removed by hand: its key lies there still.
+    """
+    check_name(name)
+    if not is_kept(name):
+        return False
+    known = load_settings(config_directory() / FILE).models.get(name)
+    return known is None or _origin(known.profile.base_url) != _origin(base_url)
+
+
+def _origin(base_url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(base_url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname, port
 
 
 def remove_profile(name: str) -> bool:

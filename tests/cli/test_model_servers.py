@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from dsv4_agent.cli import doctor as doctor_command
@@ -160,3 +161,52 @@ def test_doctor(server: ImitatedServer) -> None:
     model("add", "dead", "http://127.0.0.1:1")
     bad = CliRunner().invoke(doctor_command.app, ["--model", "dead"])
     assert bad.exit_code == 1 and "! server  model dead" in bad.output and "flash" not in bad.output
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "scripted:turns.txt"])
+def test_what_is_the_default_is_found_from_every_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    assert model("use", name).exit_code == 0
+    kind, colon, path = name.rpartition(":")
+    assert load_settings().model == f"{kind}{colon}{tmp_path / path}"
+
+
+def test_a_name_that_is_too_long_for_a_path_is_only_unknown() -> None:
+    done = model("use", "a" * 5_000)
+    assert done.exit_code == 52 and "there is no model" in done.output
+
+
+@pytest.mark.parametrize("key", ["two words", "\ufeffsk-1234", ""])
+def test_a_model_whose_key_is_none_is_not_added(config: Path, key: str) -> None:
+    done = model("add", "flash", "http://h", "--key-stdin", stdin=f"{key}\n")
+    assert done.exit_code == 42 and not config.exists()
+
+
+def test_a_kept_key_goes_to_no_other_address(config: Path) -> None:
+    assert model("add", "flash", "https://one.example/v1", "--key-stdin", stdin=KEY).exit_code == 0
+    same = model("add", "flash", "HTTPS://one.example:443/v2", "--force")
+    assert same.exit_code == 0 and keys.find_key("flash", None, {}) is not None
+    other = model("add", "flash", "https://two.example/v1", "--force")
+    assert other.exit_code == 52 and "--key-stdin" in other.output and "two" not in config.read_text()
+    new = model("add", "flash", "https://two.example/v1", "--force", "--key-stdin", stdin="sk-another")
+    assert new.exit_code == 0
+    config.write_text("")  # the profile is removed by hand, its key is not
+    assert model("add", "flash", "https://three.example").exit_code == 52
+    assert model("remove", "flash").exit_code == 0
+    assert model("add", "flash", "https://three.example").exit_code == 0
+
+
+def test_nothing_outside_is_removed_with_a_name_like_a_path(config: Path) -> None:
+    config.parent.mkdir()
+    config.write_text("")
+    assert model("remove", "../config.toml").exit_code == 52
+    assert config.exists()
+
+
+def test_no_stdin_at_all_has_no_key(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    from dsv4_agent.cli import model_profiles
+
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(typer.Exit) as ended:
+        model_profiles.add("flash", "http://h", key_stdin=True)
+    assert ended.value.exit_code == 42 and not config.exists()
