@@ -13,6 +13,7 @@ from dsv4_agent.workbench.doctor import Examined
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.findings import Finding, Grade
 from dsv4_agent.workbench.model_profiles import KnownProfile, Origin, all_profiles
+from dsv4_agent.workbench.remembered_facts import forget
 from dsv4_agent.workbench.server_findings import server_findings
 from dsv4_agent.workbench.server_models import failure_of, with_key
 from dsv4_agent.workbench.settings import Settings, SettingsError
@@ -53,6 +54,7 @@ async def _examine(known: KnownProfile) -> Examined:
     name = known.profile.name
     try:
         profile = await asyncio.to_thread(with_key, known)
+        forget(profile)  # or the next start would not see what is found here
         patience = min(_PATIENCE, profile.timeouts.connect)
         client = ServerClient(replace(profile, timeouts=replace(profile.timeouts, connect=patience)))
         try:

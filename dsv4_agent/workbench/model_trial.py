@@ -23,6 +23,7 @@ from dsv4_agent.workbench.model_options import ModelOptions
 from dsv4_agent.workbench.model_profiles import KnownProfile
 from dsv4_agent.workbench.opened_model import OpenedModel
 from dsv4_agent.workbench.private_file import write_private
+from dsv4_agent.workbench.remembered_facts import forget
 from dsv4_agent.workbench.server_findings import server_findings
 from dsv4_agent.workbench.server_models import ServerModel, await_here, failure_of, open_probed, with_key
 
@@ -44,6 +45,7 @@ def try_model(known: KnownProfile) -> Trial:
     Raises `RunFailure`: 41 where it can't be reached or refuses the key, 52 where it doesn't fit.
     """
     profile = with_key(known)
+    forget(profile)  # who tries it has changed something
     try:
         inspected = await_here(_inspected(profile))
     except ModelError as error:

@@ -26,6 +26,7 @@ from dsv4_agent.workbench.model_options import NANO, Effort, ModelOptions
 from dsv4_agent.workbench.model_profiles import KnownProfile, Origin
 from dsv4_agent.workbench.opened_model import OpenedModel, with_options
 from dsv4_agent.workbench.processes import hide_memory
+from dsv4_agent.workbench.recalled_backend import RecalledBackend
 from dsv4_agent.workbench.remembered_facts import recall, remember
 
 _LEAST_WINDOW: Final = {NANO: 2_048}
@@ -58,7 +59,10 @@ def open_server(known: KnownProfile, options: ModelOptions) -> OpenedModel:
     Raises `RunFailure`: 41 where it can't be reached or refuses the key, 52 where it doesn't fit the profile.
     """
     profile = with_key(known)
-    return open_probed(ServerModel(profile, _asked(profile)), options)
+    if (facts := recall(profile)) is None:
+        return open_probed(ServerModel(profile, _asked(profile)), options)
+    opened = open_probed(ServerModel(profile, Probed(facts)), options)
+    return replace(opened, backend=RecalledBackend(opened.backend, profile))
 
 
 def open_probed(server: ServerModel, options: ModelOptions) -> OpenedModel:
@@ -118,8 +122,6 @@ def await_here(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _asked(profile: ServerProfile) -> Probed:
-    if (facts := recall(profile)) is not None:
-        return Probed(facts)
     try:
         probed = await_here(_probe(profile))
     except ModelError as error:

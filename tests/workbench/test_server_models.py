@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dsv4_agent.backends.base import BackendKind
+from dsv4_agent.backends.base import BackendKind, GenerationRequest, ModelError
 from dsv4_agent.backends.chat_server.backend import ChatServerBackend
 from dsv4_agent.backends.facts import ServerFacts, ServerKind
 from dsv4_agent.backends.probe.light import Probed
 from dsv4_agent.backends.profile import ServerProfile, ServerProtocol
 from dsv4_agent.dsml.dialect import Dialect, Thinking
 from dsv4_agent.loop.events import Subtype
+from dsv4_agent.session.transcript import Transcript
 from dsv4_agent.workbench import remembered_facts
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.model_options import Effort, EngineChoice, ModelOptions
@@ -204,3 +207,37 @@ def test_remote_servers_are_remembered_for_a_while() -> None:
     assert remembered_facts.recall(far) is None
     remembered_facts.remember(FLASH, facts)
     assert remembered_facts.recall(FLASH) is None
+
+
+async def asked_of(model: OpenedModel) -> list[str]:
+    """The kinds of the events of a turn."""
+    events = model.backend.generate(Transcript(), GenerationRequest(64, Thinking.CHAT, Dialect.V4))
+    try:
+        return [type(event).__name__ async for event in events]
+    finally:
+        await model.backend.close()
+
+
+async def test_a_server_that_has_become_another_is_asked_anew_after_one_failure(
+    places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remembered_facts, "is_near", lambda profile: False)
+    names = ["one"]
+
+    def chat(body: Any) -> tuple[int, Any]:
+        if body["model"] != names[0]:
+            return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
+        choice = {"index": 0, "delta": {"content": "Hi."}, "finish_reason": "stop"}
+        return 200, f"data: {json.dumps({'choices': [choice]})}\n\ndata: [DONE]\n\n".encode()
+
+    def listing(body: Any) -> tuple[int, Any]:
+        return model_list({"id": names[0]})
+
+    with ImitatedServer({"GET /v1/models": listing, "POST /v1/chat/completions": chat}) as server:
+        write(places, f'[models.flash]\nbase_url = "{server.url}"\n')
+        assert "Finished" in await asked_of(open_model(ModelOptions(name="flash")))
+        names[0] = "two"
+        with pytest.raises(ModelError, match="run the task again"):
+            await asked_of(open_model(ModelOptions(name="flash")))
+        assert "Finished" in await asked_of(open_model(ModelOptions(name="flash")))
+        assert server.asked.count("GET /v1/models") == 2

@@ -69,7 +69,8 @@ def problems(profile: ServerProfile, facts: ServerFacts, where: str) -> tuple[st
             f"{where} uses another tokenizer than DeepSeek-V4's, so the chat protocol is used: "
             "set the profile's tokenizer to the checkpoint's folder to send tokens"
         )
-    if facts.tools is False and profile.protocol is not ServerProtocol.TOKENS:
+    spoken = profile.protocol or next(iter(facts.protocols), ServerProtocol.CHAT)
+    if facts.tools is False and spoken is ServerProtocol.CHAT:
         found.append(f"{where} can't call tools in chats: {tool_remedy(facts.kind)}")
     if profile.key is not None and _in_clear(profile.base_url):
         found.append(f"the key goes to {where} unencrypted: use https, or a tunnel to this machine")

@@ -208,6 +208,16 @@ async def test_mismatches_are_told() -> None:
     assert "2,048" in line and "--max-model-len" in line
 
 
+async def test_tools_of_chats_are_missed_only_where_chats_are_spoken() -> None:
+    props = {"chat_template_caps": {"supports_tools": False}}
+    routes = {**llama(), "GET /props": (200, props), "POST /tokenize": tokenizing(as_nano, "content")}
+    with ImitatedServer(routes) as server:
+        told = (await facts_of(server)).problems
+        assert not any("tools" in line for line in told)
+        told = (await facts_of(server, protocol=ServerProtocol.CHAT)).problems
+    assert any("can't call tools in chats" in line for line in told)
+
+
 async def test_a_key_over_an_open_line_is_told() -> None:
     secret = Secret("sk-1")
     with ImitatedServer(vllm()) as server:
