@@ -30,7 +30,7 @@ _UNWANTED: Final = re.compile(
 )
 _OWED: Final = re.compile(r"must be (?:passed|provided|sent|included)|is (?:missing|required)", re.IGNORECASE)
 _MOST: Final = re.compile(
-    r"(?:at most|less than or equal to|<=|range of max_tokens is \[1,|maximum(?: value)?(?: of| is)?)"
+    r"(?:at most|less than or equal to|<=|range of max_tokens (?:is|should be) \[1,|maximum(?: value)?(?: of| is)?)"
     r"\s*(\d{1,12})",
     re.IGNORECASE,
 )
@@ -39,6 +39,8 @@ _PROMPT: Final = re.compile(
     r"(\d{1,12}) (?:input tokens|tokens? (?:from|in) the (?:input|messages|prompt)|in the messages)",
     re.IGNORECASE,
 )
+_PARTS: Final = re.compile(r"(\d{1,12}) of (?:text|tool|image) input", re.IGNORECASE)
+"""OpenRouter's count of a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,8 @@ def lesson(message: str, manners: Manners, sent: Collection[str]) -> Lesson | No
 
     `sent` are the names of the fields that the request had, those of messages included.
     """
-    if (context := _CONTEXT.search(message)) and (prompt := _PROMPT.search(message)):
-        room = int(context[1]) - int(prompt[1])
+    if (context := _CONTEXT.search(message)) and (prompt := _prompt_tokens(message)) is not None:
+        room = int(context[1]) - prompt
         return Lesson(manners, room=room) if room > 0 else None
     if "max_completion_tokens" in message and manners.max_tokens != "max_completion_tokens":
         return Lesson(replace(manners, max_tokens="max_completion_tokens"))
@@ -72,6 +74,14 @@ def lesson(message: str, manners: Manners, sent: Collection[str]) -> Lesson | No
     if field is None or field not in sent or not _UNWANTED.search(message):
         return None
     return Lesson(manners.without(field), f"the server refuses {field}, so it is left out from now on")
+
+
+def _prompt_tokens(message: str) -> int | None:
+    """How long the server says that the prompt is."""
+    if found := _PROMPT.search(message):
+        return int(found[1])
+    parts = _PARTS.findall(message)
+    return sum(map(int, parts)) if parts else None
 
 
 def _owing(manners: Manners) -> Lesson | None:

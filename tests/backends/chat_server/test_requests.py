@@ -292,6 +292,12 @@ async def test_the_other_name_of_the_limit() -> None:
     [
         ("max_tokens is too large: 1000. This model supports at most 300 completion tokens", 300),
         ("Invalid max_tokens value, the valid range of max_tokens is [1, 300]", 300),
+        ("<400> InternalError.Algo.InvalidParameter: Range of max_tokens should be [1, 300]", 300),
+        (
+            "This endpoint's maximum context length is 1200 tokens. However, you requested about 1900 tokens "
+            "(600 of text input, 300 of tool input, 1000 in the output). Please reduce the length.",
+            300,
+        ),
         (
             "'max_tokens' or 'max_completion_tokens' is too large: 1000. This model's maximum context length "
             "is 1200 tokens and your request has 900 input tokens (1000 > 1200 - 900).",
