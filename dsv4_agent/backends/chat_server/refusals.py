@@ -30,8 +30,8 @@ _UNWANTED: Final = re.compile(
 )
 _OWED: Final = re.compile(r"must be (?:passed|provided|sent|included)|is (?:missing|required)", re.IGNORECASE)
 _MOST: Final = re.compile(
-    r"(?:at most|less than or equal to|<=|range of max_tokens (?:is|should be) \[1,|maximum(?: value)?(?: of| is)?)"
-    r"\s*(\d{1,12})",
+    r"(?:at most|less than or equal to|<=|range of max_tokens (?:is|should be) \[1,"
+    r"|maximum(?: value)?(?: of| is)?)\s*(\d{1,12})",
     re.IGNORECASE,
 )
 _CONTEXT: Final = re.compile(r"context (?:length|window|size) (?:is|of) (?:only )?(\d{1,12})", re.IGNORECASE)

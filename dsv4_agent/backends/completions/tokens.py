@@ -177,6 +177,10 @@ def open_tokens(name: str | None, client: ServerClient, kind: ServerKind, model:
             case folder:
                 path = Path(folder).expanduser()
                 return OwnTokens(Tokenizer.from_file(path if path.is_file() else path / "tokenizer.json"))
+    except OSError as error:
+        raise ModelError(
+            f"the profile's tokenizer can't be read: {error.strerror}; name a folder with a tokenizer.json"
+        ) from error
     except TokenizerError as error:
         cause = " ".join(str(error).split())
         raise ModelError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsv4_agent.backends.base import ModelError
 from dsv4_agent.backends.http.address import Address, AddressError
-from dsv4_agent.backends.http.connection import open_connection, secrets_of
+from dsv4_agent.backends.http.connection import open_connection, proxy_of, secrets_of
 from dsv4_agent.backends.http.errors import BrokenStreamError, ServerError, clean, of_status
 from dsv4_agent.backends.http.sse import EventStream, TooLongError
 from dsv4_agent.backends.profile import ServerProfile
@@ -204,7 +204,9 @@ class ServerClient:
         return self._client
 
     def _unreachable(self, text: str, reason: str) -> ServerError:
-        message = f"{self.where} can't be reached: {text}; is it running, and base_url right?"
+        proxy = proxy_of(self.profile, self.address)
+        by, and_proxy = ("", "") if proxy is None else (f" by {proxy}", " and the proxy")
+        message = f"{self.where} can't be reached{by}: {text}; is it running, and base_url{and_proxy} right?"
         return ServerError(message, reason=reason, retryable=True, unreachable=True)
 
     def _silent(self, seconds: float) -> ServerError:

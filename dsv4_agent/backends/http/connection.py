@@ -58,6 +58,19 @@ def open_connection(profile: ServerProfile, address: Address) -> httpx.AsyncClie
         raise ModelError(f"model {profile.name}: {where} can't be used; write http://HOST:PORT") from error
 
 
+def proxy_of(profile: ServerProfile, address: Address) -> str | None:
+    """Whose proxy stands between, in words; never its address, which may hold a password."""
+    import urllib.request
+
+    if profile.proxy is not None:
+        return "the profile's proxy"
+    proxies = {} if address.local else urllib.request.getproxies()
+    names = [name for name in ("https" if address.secure else "http", "all") if name in proxies]
+    if not names or urllib.request.proxy_bypass(address.host):
+        return None
+    return f"the proxy of {names[0].upper()}_PROXY"
+
+
 def secrets_of(profile: ServerProfile) -> tuple[str, ...]:
     """What no message may hold: the key and the values of the profile's own headers, the longest first."""
     key = "" if profile.key is None else profile.key.reveal()
@@ -67,7 +80,9 @@ def secrets_of(profile: ServerProfile) -> tuple[str, ...]:
 
 def _headers(profile: ServerProfile) -> dict[str, str]:
     # Compression would only hold tokens back.
-    headers = {"user-agent": f"dsv4/{__version__}", "accept-encoding": "identity", **profile.headers}
+    usual = {"user-agent": f"dsv4/{__version__}", "accept-encoding": "identity"}
+    own = {name.lower() for name in profile.headers}
+    headers = {name: value for name, value in usual.items() if name not in own} | dict(profile.headers)
     if profile.key is not None:
         headers["authorization"] = f"Bearer {profile.key.reveal()}"
     for name, value in headers.items():

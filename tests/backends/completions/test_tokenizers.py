@@ -107,6 +107,12 @@ async def test_a_tokenizer_that_is_not_there(tmp_path: Any) -> None:
         backend(ServerProfile(name="m", base_url="http://h", tokenizer=str(tmp_path)), ServerKind.VLLM)
 
 
+def test_a_tokenizer_whose_path_is_none() -> None:
+    client = ServerClient(ServerProfile(name="m", base_url="http://h"))
+    with pytest.raises(ModelError, match="the profile's tokenizer can't be read"):
+        open_tokens("a" * 400, client, ServerKind.VLLM, "m")
+
+
 async def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     monkeypatch.delitem(sys.modules, "dsv4_model.bpe.library_vocabulary", raising=False)

@@ -341,6 +341,42 @@ async def test_a_proxy_that_cannot_be_used(proxy: str, own: bool, monkeypatch: p
     assert "hidden-word" not in str(caught.value)
 
 
+async def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "no_proxy",
+        "NO_PROXY",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://u:pass-word@127.0.0.1:1")
+    for url, proxy, said in (
+        ("http://gpu.example", None, "by the proxy of HTTP_PROXY: "),
+        ("http://127.0.0.1:1", "http://127.0.0.1:1", "by the profile's proxy: "),
+        ("http://127.0.0.1:1", None, "reached: "),
+    ):
+        client = ServerClient(ServerProfile(name="m", base_url=url, proxy=proxy))
+        with pytest.raises(ServerError, match=said) as caught:
+            await client.get_json("models")
+        assert "pass-word" not in str(caught.value)
+        await client.aclose()
+
+
+async def test_a_header_of_the_profile_replaces_ours(serve: Any) -> None:
+    async def handler(exchange: Any) -> None:
+        await exchange.answer(body=b"{}")
+
+    server = await serve(handler)
+    client = ServerClient(server.profile(headers={"User-Agent": "mine/1"}))
+    await client.get_json("models")
+    assert client._client is not None and client._client.headers.get_list("user-agent") == ["mine/1"]
+    assert server.seen[0].headers["accept-encoding"] == "identity"
+    await client.aclose()
+
+
 async def test_a_web_page_is_no_stream(serve: Any) -> None:
     async def handler(exchange: Any) -> None:
         await exchange.answer(body=b"<html>Please log in</html>", kind="text/html; charset=utf-8")
