@@ -28,8 +28,20 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        if isinstance(error, RuntimeError) and "home directory" in str(error).lower():
+            return _no_home()
         return _internal_error(error)
     return 0
+
+
+def _no_home() -> int:
+    """A container's user without an entry in passwd and without HOME: there is no place for anything."""
+    print(
+        "dsv4: error: this user has no home directory. Set HOME, or DSV4_CONFIG_DIR, DSV4_STATE_DIR and "
+        "DSV4_CACHE_DIR.",
+        file=sys.stderr,
+    )
+    return 52
 
 
 def _open_missing_streams() -> None:
