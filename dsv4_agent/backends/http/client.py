@@ -210,7 +210,11 @@ class ServerClient:
         return ServerError(message, reason=reason, retryable=True, unreachable=True)
 
     def _silent(self, seconds: float) -> ServerError:
-        message = f"{self.where} said nothing for {seconds:g} s; raise the profile's timeouts if it is slow"
+        times = self.profile.timeouts
+        # A probe has a limit of its own, which no setting moves.
+        settable = seconds in (times.first_token, times.silence)
+        remedy = "raise the profile's timeouts if it is slow" if settable else "if it is starting, try again"
+        message = f"{self.where} said nothing for {seconds:g} s; {remedy}"
         return ServerError(message, reason="silence", retryable=True, unreachable=True)
 
     def _clean(self, text: str) -> str:

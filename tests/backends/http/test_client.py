@@ -156,7 +156,18 @@ async def test_silence(serve: Any, after: str) -> None:
     with pytest.raises(ServerError) as caught:
         await collect(ServerClient(server.profile(timeouts=times)))
     assert caught.value.reason == "silence"
-    assert caught.value.retryable
+    assert caught.value.retryable and "raise the profile's timeouts" in str(caught.value)
+
+
+async def test_silence_under_a_limit_that_no_setting_moves(serve: Any) -> None:
+    async def handler(exchange: Any) -> None:
+        await asyncio.sleep(30)
+
+    server = await serve(handler)
+    client = ServerClient(server.profile())
+    with pytest.raises(ServerError, match="said nothing for 0.05 s; if it is starting, try again"):
+        await client.get_json("models", seconds=0.05)
+    await client.aclose()
 
 
 @pytest.mark.parametrize(
