@@ -363,6 +363,8 @@ async def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatc
         "NO_PROXY",
     ):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.setenv("HTTP_PROXY", "http://u:pass-word@127.0.0.1:1")
     for url, proxy, said in (
         ("http://gpu.example", None, "by the proxy of HTTP_PROXY: "),
