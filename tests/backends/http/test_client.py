@@ -165,7 +165,7 @@ async def test_silence_under_a_limit_that_no_setting_moves(serve: Any) -> None:
 
     server = await serve(handler)
     client = ServerClient(server.profile())
-    with pytest.raises(ServerError, match="said nothing for 0.05 s; if it is starting, try again"):
+    with pytest.raises(ServerError, match=r"said nothing for 0\.05 s; if it is starting, try again"):
         await client.get_json("models", seconds=0.05)
     await client.aclose()
 
