@@ -22,6 +22,7 @@ def test_it_is_told_without_a_traceback(
         monkeypatch.delenv(name, raising=False)
     for name in ("DSV4_CONFIG_DIR", "DSV4_STATE_DIR", "DSV4_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("dsv4_agent.cli.quick_start.quicken", lambda: None)  # it sets a variable for good
     monkeypatch.setattr("sys.argv", ["dsv4", *arguments])
     assert main() == 52
     said = capsys.readouterr().err
