@@ -99,6 +99,16 @@ EVIL = [
     "$'ls'",
     "",
     "# only a comment",
+    "git status >/dev/null --output=x",
+    "git status 2>&1 x",
+    "git status -o2>/dev/null",
+    "git status \n\\\n./evil.sh",
+    "git sta\\\ntus",
+    "git status\\\n#x",
+    "git status \\\t/x",
+    "git status -\t2>&1",
+    "git status ] ]x",
+    "git status x=~",
 ]
 
 
@@ -123,6 +133,8 @@ def test_an_allow_rule_never_lets_more_run_than_it_names(command: str) -> None:
         "ls # $(x)",
         "ls\ncat b",
         "printf '%s' x",
+        "git status \\\n  --short",
+        "git status\\\n  --short && \\\n  ls",
     ],
 )
 def test_commands_that_are_understood_and_named_run(command: str) -> None:
@@ -157,6 +169,24 @@ def test_commands_that_are_understood_and_named_run(command: str) -> None:
         "f() { rm t; }; f",
         "rm t &",
         "cat <<EOF\n$(rm t)\nEOF",
+        ">/dev/null rm t",
+        "X=1 2>/dev/null rm t",
+        "r\\\nm t",
+        "$'rm' t",
+        "$'\\x72m' t",
+        '$"rm" t',
+        "eval rm t",
+        "coproc rm t",
+        "trap 'rm t' EXIT",
+        "env -S 'rm t'",
+        "su -c 'rm t'",
+        "watch 'rm t'",
+        "flock lock rm t",
+        "bash <<< 'rm t'",
+        "bash <<'EOF' >/dev/null\nrm t\nEOF",
+        "echo 'rm t' | sh",
+        "echo rm t | sudo bash",
+        "git -c 'alias.x=!rm t' x",
     ],
 )
 @pytest.mark.parametrize("mode", ["default", "auto", "bypass"])
@@ -166,7 +196,36 @@ def test_a_deny_rule_matches_anywhere_in_every_mode(command: str, mode: str) -> 
     assert decision.rule == "shell(rm:*)"
 
 
-@pytest.mark.parametrize("command", ["echo 'rm -rf t'", "git commit -m 'rm t'", "ls # rm t", "cat rm"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "git push",
+        "git >/dev/null push",
+        "git 2>&1 push | cat",
+        "ls && git >/dev/null push",
+        "git <<EOF push\nx\nEOF",
+        "git <<< x push",
+        "git pu\\\nsh",
+        "git -C sub push",
+        "git -c a=b --no-pager push",
+        "git -c alias.x=push x",
+    ],
+)
+def test_a_deny_rule_sees_all_words_of_a_command(command: str) -> None:
+    assert shell(command, deny="shell(git push:*)", mode="auto").outcome is Outcome.DENY
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "echo 'rm -rf t'",
+        "cat <<EOF\nrm t\nEOF",
+        "cat <<< 'rm t' | wc",
+        "git commit -m 'rm t'",
+        "ls # rm t",
+        "cat rm",
+    ],
+)
 def test_a_deny_rule_does_not_match_mere_text(command: str) -> None:
     assert shell(command, allow="shell", deny="shell(rm:*)").outcome is Outcome.ALLOW
 
@@ -187,6 +246,8 @@ def test_a_deny_rule_does_not_match_mere_text(command: str) -> None:
         "mkfs.ext4 /dev/sda1",
         "dd if=/dev/zero of=/dev/sda",
         "chmod -R 777 /",
+        "rm 2>/dev/null -rf /",
+        ">/dev/null rm -rf /",
         "shutdown now",
     ],
 )
