@@ -177,10 +177,36 @@ def test_bytes_outside_an_exact_edit_are_identical(text: str, data: st.DataObjec
     except matching.Ambiguous:
         return
     assert match is Match.EXACT
+    if text[max(start - 1, 0) :].startswith("\r\n") and old.startswith("\n"):
+        start -= 1  # the newline is a whole line ending there
     assert changed.startswith(text[:start])
     assert changed.endswith(text[end:])
     middle = changed[start : len(changed) - (len(text) - end)]
     assert middle.replace("\r\n", "\n") == new.replace("\r\n", "\n")
+
+
+_PLAIN_LINES = st.lists(st.sampled_from(["a", "  a", "b", "", "\tc", "d "]), min_size=2, max_size=6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_PLAIN_LINES, st.data())
+def test_an_edit_does_the_same_whatever_ends_the_lines(lines: list[str], data: st.DataObject) -> None:
+    text = "\n".join(lines)
+    start = data.draw(st.integers(0, len(text) - 1))
+    old = text[start : data.draw(st.integers(start + 1, len(text)))]
+    new = data.draw(st.sampled_from(["", "x", "\n", "x\n" + old, "\n" + old, old + "\nx", old[1:], old[:-1]]))
+    assume(old != new and "\n" in text)
+    try:
+        expected, _ = once(text, old, new)
+    except matching.Ambiguous:
+        return
+    changed, _ = once(text.replace("\n", "\r\n"), old, new)
+    assert changed == expected.replace("\n", "\r\n")
+
+
+def test_no_last_line_is_taken_for_one_that_more_follows() -> None:
+    with pytest.raises(matching.NotFound):
+        once("a\n  b\nc a", "a\n\t", "")
 
 
 @settings(max_examples=300, deadline=None)

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 RELAXED_LIMIT = 2_000_000  # characters; the relaxed rungs keep a position for each
 _BLANKS = " \t\r\f\v"
+_CARRIAGE_RETURN = re.compile(r"\r(?=\n)")
 _TRAILING = re.compile(r"[ \t\r\f\v]+(?=\n|\Z)")
 _PUNCTUATION = str.maketrans(
     {
@@ -70,13 +71,19 @@ def find(text: str, old: str, new: str, *, replace_all: bool) -> Found:
         starts = _without_overlap(places, len(old))
         return Found(
             Match.EXACT,
-            tuple(Splice(at, at + len(old), _with_eol(text, at, new)) for at in starts),
+            tuple(Splice(_start(text, at), at + len(old), _with_eol(text, at, new)) for at in starts),
         )
-    if old.strip() and len(text) <= RELAXED_LIMIT:
-        if "\r\n" in old:  # line endings are relaxed as well: the file's own are used
-            old, new = old.replace("\r\n", "\n"), new.replace("\r\n", "\n")
+    if len(text) > RELAXED_LIMIT:
+        raise NotFound
+    crlf = "\r\n" in old
+    if crlf:  # line endings are relaxed first: the file's own are used
+        old, new = old.replace("\r\n", "\n"), new.replace("\r\n", "\n")
+    ended = "\n" in old and (crlf or "\r\n" in text)
+    if ended and (splices := _normalised(text, old, new, _CARRIAGE_RETURN, _same, replace_all)):
+        return Found(Match.WHITESPACE, splices)
+    if old.strip():
         for match, fold in ((Match.WHITESPACE, _same), (Match.UNICODE, _fold_punctuation)):
-            if splices := _normalised(text, old, new, fold, replace_all):
+            if splices := _normalised(text, old, new, _TRAILING, fold, replace_all):
                 return Found(match, splices)
         if splices := _indented(text, old, new):
             return Found(Match.INDENT, splices)
@@ -124,6 +131,11 @@ def _eol(text: str, at: int) -> str:
     return "\r\n" if newline > 0 and text[newline - 1] == "\r" else "\n"
 
 
+def _start(text: str, at: int) -> int:
+    """Where a block begins that was found at `at`: its first newline brings the carriage return before it."""
+    return at - 1 if text.startswith("\r\n", at - 1) and at > 0 else at
+
+
 def _with_eol(text: str, at: int, new: str) -> str:
     if "\n" not in new or "\r" in new or _eol(text, at) == "\n":
         return new
@@ -140,22 +152,28 @@ def _fold_punctuation(text: str) -> str:
 
 
 def _normalised(
-    text: str, old: str, new: str, fold: Callable[[str], str], replace_all: bool
+    text: str,
+    old: str,
+    new: str,
+    dropped: re.Pattern[str],
+    fold: Callable[[str], str],
+    replace_all: bool,
 ) -> tuple[Splice, ...]:
-    """Places where `old` stands when spaces before line ends, and what `fold` folds, do not count."""
-    stripped, origin = _strip_trailing(text)
+    """Places where `old` stands when what is `dropped` before line ends and what `fold` folds don't count."""
+    stripped, origin = _without(dropped, text)
     haystack = fold(stripped)
-    needle = fold(_TRAILING.sub("", old))
-    must_end_line = old[-1] in _BLANKS  # the blanks just dropped stood at a line's end
+    needle = fold(dropped.sub("", old))
+    trailing = dropped is _TRAILING
+    must_end_line = trailing and old[-1] in _BLANKS  # the blanks just dropped stood at a line's end
     places = [
         at for at in _occurrences(haystack, needle) if not must_end_line or _ends_line(haystack, at, needle)
     ]
-    if not places and needle.endswith("\n") and not haystack.endswith("\n"):
+    if not places and trailing and old.endswith("\n") and not haystack.endswith("\n"):
         return _at_unended_last_line(text, haystack, origin, old, new, needle)
     _require_unique(places, replace_all)
     splices: list[Splice] = []
     for at in _without_overlap(places, len(needle)):
-        start, end = origin[at], origin[at + len(needle) - 1] + 1
+        start, end = _start(text, origin[at]), origin[at + len(needle) - 1] + 1
         splices.append(Splice(start, end, _merge(text, start, end, old, new, new)))
     return tuple(splices)
 
@@ -172,17 +190,17 @@ def _at_unended_last_line(
     body = needle[:-1]
     if not body.strip() or not haystack.endswith(body) or (new and not new.endswith("\n")):
         return ()
-    start = origin[len(haystack) - len(body)]
+    start = _start(text, origin[len(haystack) - len(body)])
     end = origin[-1] + 1
     return (Splice(start, end, _merge(text, start, end, old[:-1], new[:-1], new[:-1])),)
 
 
-def _strip_trailing(text: str) -> tuple[str, list[int]]:
-    """The text without blanks before line ends, and for each kept character where it came from."""
+def _without(dropped: re.Pattern[str], text: str) -> tuple[str, list[int]]:
+    """The text without what `dropped` matches, and for each kept character where it came from."""
     pieces: list[str] = []
     origin: list[int] = []
     at = 0
-    for blanks in _TRAILING.finditer(text):
+    for blanks in dropped.finditer(text):
         pieces.append(text[at : blanks.start()])
         origin.extend(range(at, blanks.start()))
         at = blanks.end()
