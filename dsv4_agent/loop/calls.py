@@ -27,7 +27,7 @@ from dsv4_agent.loop.events import (
 from dsv4_agent.loop.guards import CallOutcome
 from dsv4_agent.loop.interrupt import Interrupt, InterruptedRunError
 from dsv4_agent.loop.toolbox import Toolbox
-from dsv4_agent.permissions.decision import Access, Decision, Outcome, Policy, decide
+from dsv4_agent.permissions.decision import Access, Decision, Outcome, Policy, decide, hidden
 from dsv4_agent.session.session import Session
 from dsv4_tools.base import Effect, FileChange, Status, ToolError, ToolResult
 
@@ -110,7 +110,9 @@ class CallRunner:
         self.session.start_call(turn, index, call.name, call.arguments, before, changes=changes)
         begin = monotonic()
         try:
-            result = await self.interrupt.race(self.toolbox.run(call.name, arguments))
+            result = await self.interrupt.race(
+                self.toolbox.run(call.name, arguments, hidden(self.policy, call.name))
+            )
         except BaseException as error:
             self.session.end_call(turn, index, INTERRUPTED, "interrupted")
             if isinstance(error, InterruptedRunError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -66,10 +67,16 @@ class Toolbox:
         """What a call would change in files, where that can be known. Raises `ToolError` as it would."""
         return await self._tools[name].preview(arguments, self.context)
 
-    async def run(self, name: str, arguments: BaseModel) -> ToolResult:
-        """Run a call. Never raises but for cancellation: what goes wrong is a result that says so."""
+    async def run(
+        self, name: str, arguments: BaseModel, hidden: Callable[[str], bool] | None = None
+    ) -> ToolResult:
+        """Run a call; where it goes through many files it leaves out the `hidden` ones.
+
+        Never raises but for cancellation: what goes wrong is a result that says so.
+        """
         try:
-            return await self._tools[name].run(arguments, self.context)
+            context = self.context if hidden is None else replace(self.context, hidden=hidden)
+            return await self._tools[name].run(arguments, context)
         except ToolError as error:
             return ToolResult(text=f"Error: {error}", status=Status.FAILED)
         except Exception as error:

@@ -8,7 +8,7 @@ boundary is the operating system's sandbox.
 from __future__ import annotations
 
 import os.path
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -99,6 +99,17 @@ def decide(policy: Policy, tool: str, access: Access, arguments: Mapping[str, ob
     if policy.mode in {PermissionMode.AUTO, PermissionMode.BYPASS}:
         return Decision(Outcome.ALLOW, None, "mode", f"permission mode {policy.mode} allows it")
     return Decision(Outcome.ASK, None, "mode", _asking(policy, tool))
+
+
+def hidden(policy: Policy, tool: str) -> Callable[[str], bool] | None:
+    """Which files a call of `tool` must leave out where it goes through many; None where there are none.
+
+    The argument is a path relative to the workspace with no link in it.
+    """
+    rules = [rule for rule in policy.deny if rule.names(tool) and rule.pattern is not None]
+    if not rules:
+        return None
+    return lambda path: any(rule.matches_path((path,), ignore_case=True) for rule in rules)
 
 
 def _asking(policy: Policy, what: str) -> str:

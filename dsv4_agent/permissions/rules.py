@@ -2,8 +2,9 @@
 
 For `shell` the pattern is a command: `git status:*` (this, alone or with more words), `python3 -m unittest*`
 (`*` stands for anything) or an exact line. For file tools it is a path relative to the workspace with `**`,
-`*` and `?`. A `read` rule also covers grep and glob; an `edit` rule also covers write. The names that other
-agents use (`Bash`, `Read`, `Edit`, ...) are understood.
+`*` and `?`. A `read` rule also covers what else shows files (grep, glob, outline, symbols, git_diff and
+git_show), an `edit` rule also covers write. The names that other agents use (`Bash`, `Read`, `Edit`, ...)
+are understood.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from dataclasses import dataclass
 from dsv4_agent.permissions.shell import Analysis, as_text
 
 _ALIASES = {"bash": "shell", "multiedit": "edit", "ls": "glob"}
-_COVERS = {"read": frozenset({"read", "grep", "glob"}), "edit": frozenset({"edit", "write"})}
+_COVERS = {
+    "read": frozenset({"read", "grep", "glob", "outline", "symbols", "git_diff", "git_show"}),
+    "edit": frozenset({"edit", "write"}),
+}
 _RULE = re.compile(r"\s*([A-Za-z_*][A-Za-z0-9_*.-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from dsv4_agent.loop.events import (
 )
 from dsv4_agent.loop.guards import Limits
 from dsv4_agent.loop.preset import default_preset, nano_preset
+from tests.loop.conftest import GIT
 
 RENAME = """\
 think: Find it.
@@ -348,3 +350,48 @@ async def test_the_prefix_of_the_built_in_model_is_frozen_with_its_weights(lab: 
     prefix = lab.session.transcript.entries[0].text
     trained_on = "168908aee124c8a23b7b7eba9e0b116695230b8c435a9124c7f99f556607e108"
     assert hashlib.sha256(prefix.encode()).hexdigest() == trained_on
+
+
+LOOK_EVERYWHERE = """\
+call: grep
+  pattern: hidden_word
+call: grep
+  pattern: hidden_word
+  path: secrets
+call: glob
+  pattern: "**/*.py"
+call: outline
+  path: .
+call: symbols
+  name: hidden_word
+call: git_show
+  revision: HEAD
+call: git_show
+  revision: HEAD:secrets/key.py
+call: git_diff
+call: outline
+  path: secrets/key.py
+---
+text: Looked.
+"""
+
+
+async def test_a_denied_file_is_not_shown_by_tools_that_go_through_many(lab: Any) -> None:
+    (lab.workspace / "secrets").mkdir()
+    secret = lab.workspace / "secrets" / "key.py"
+    secret.write_text("hidden_word = 1\n")
+    (lab.workspace / "app.py").write_text("def shown_name():\n    return 2\n")
+    subprocess.run((*GIT, "add", "."), cwd=lab.workspace, check=True)
+    subprocess.run((*GIT, "commit", "-qm", "second"), cwd=lab.workspace, check=True)
+    secret.write_text("hidden_word = 2\n")
+    (lab.workspace / "app.py").write_text("def shown_name():\n    return 3\n")
+    await lab.run(LOOK_EVERYWHERE, preset=default_preset(), deny="read(secrets/**)")
+    assert not any("hidden_word = " in text or "key.py:" in text for text in lab.results)
+    grep, below, glob, outline, _, show, blob, diff, one = lab.results
+    assert grep == below == "No matches.\n[1 file left out: a rule denies it]"
+    assert glob == "app.py\n[1 file left out: a rule denies it]"
+    assert "shown_name" in outline
+    assert "+    return 2" in show
+    assert "+    return 3" in diff
+    assert blob == "Error: unknown revision HEAD:secrets/key.py."
+    assert one == "Error: permission denied: the rule read(secrets/**) denies it."

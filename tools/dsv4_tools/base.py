@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -87,14 +87,33 @@ class ToolResult:
     match: str | None = None
 
 
+def nothing_hidden(path: str) -> bool:
+    """No rule keeps any file from the tools."""
+    return False
+
+
 @dataclass(frozen=True)
 class ToolContext:
-    """What a call may touch: the workspace, a private folder for long outputs, a sandbox, an environment."""
+    """What a call may touch: the workspace, a private folder for long outputs, a sandbox, an environment.
+
+    `hidden` says of a path relative to the workspace that a rule keeps it from this call: what goes through
+    many files leaves it out.
+    """
 
     workspace: Workspace
     spill_dir: Path
     sandbox: Sandbox
     environment: Mapping[str, str]
+    hidden: Callable[[str], bool] = nothing_hidden
+
+    def visible(self, paths: Iterable[str]) -> tuple[list[str], str | None]:
+        """The paths that are not hidden, and a line for the model about those that are."""
+        every = list(paths)
+        kept = [path for path in every if not self.hidden(path)]
+        count = len(every) - len(kept)
+        if not count:
+            return kept, None
+        return kept, f"[{count} {'file' if count == 1 else 'files'} left out: a rule denies it]"
 
     def require_writable(self) -> None:
         """Raises ToolError in a read-only session: file tools obey the sandbox's rules, sandboxed or not."""

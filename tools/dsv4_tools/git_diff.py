@@ -34,7 +34,11 @@ class GitDiff(Tool[GitDiffArgs]):
 def _diff(args: GitDiffArgs, context: ToolContext) -> ToolResult:
     repository = Repository(context.workspace)
     staged = ("--cached",) if args.staged else ()
-    text = repository.run("diff", *DIFF_FLAGS, *staged, "--", repository.pathspec(args.path)).text
+    specs, left_out = repository.visible(context, ("diff", *staged), repository.pathspec(args.path))
+    text = repository.run(
+        "diff", *DIFF_FLAGS, *staged, "--", *specs.paths, environment=specs.environment
+    ).text
+    text += left_out or ""
     if not text:
         return ToolResult("No changes.")
     kept = bounded(text, context.spill_dir, "git_diff")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dsv4_tools.base import ToolError
+from dsv4_tools.base import ToolContext, ToolError, nothing_hidden
 from dsv4_tools.output import plain
 from dsv4_tools.threads import supervised
 from dsv4_tools.workspace import Workspace
@@ -68,6 +68,14 @@ class Output:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class Pathspecs:
+    """Arguments behind `--`, and the variables that make Git read them as they are meant."""
+
+    paths: tuple[str, ...]
+    environment: dict[str, str]
+
+
 class Repository:
     """The Git repository that the workspace is, or lies in. Commands run in the workspace root."""
 
@@ -110,6 +118,26 @@ class Repository:
         if path is None:
             return "."
         return self.workspace.locate(path).shown
+
+    def visible(
+        self, context: ToolContext, command: tuple[str, ...], path: str | None
+    ) -> tuple[Pathspecs, str | None]:
+        """What limits a diff to the files that no rule hides, and a line about those that one does.
+
+        `command` is the diff's beginning, `path` what it is limited to anyway.
+        """
+        given = () if path is None else (path,)
+        if context.hidden is nothing_hidden:
+            return Pathspecs(given, {}), None
+        names = self.run(*command, *DIFF_FLAGS, "--no-renames", "--name-only", "-z", "--", *given).text
+        every = [name for name in names.split("\0") if name]
+        kept, left_out = context.visible(every)
+        if any("\ufffd" in name for name in set(every).difference(kept)):
+            raise ToolError("a file that a rule denies has a name that is not UTF-8; use read for others.")
+        specs = [f":(literal){path}"] if path is not None else []
+        specs += [f":(exclude,literal){name}" for name in sorted(set(every).difference(kept))]
+        # A rename of a hidden file would show parts of it.
+        return Pathspecs(tuple(specs), {"GIT_LITERAL_PATHSPECS": "0"}), left_out
 
     def _find_top(self) -> Path:
         output = self._execute(("rev-parse", "--show-toplevel"), None, {})

@@ -50,9 +50,12 @@ def _glob(args: GlobArgs, context: ToolContext) -> ToolResult:
     prefix = workspace.relative(located.real)
     skip = 0 if prefix == "." else len(prefix) + 1
     found = sorted(path for path in files_under(workspace, located.real) if regex.fullmatch(path, skip))
+    found, left_out = context.visible(found)
     if not found:
-        return ToolResult("No files match.")
+        return ToolResult("\n".join(filter(None, ("No files match.", left_out))))
     lines = [shown_name(path) for path in found[:FILE_LIMIT]]
     if len(found) > FILE_LIMIT:
         lines.append(f"[{FILE_LIMIT} of {len(found)} files shown]")
+    if left_out:
+        lines.append(left_out)
     return ToolResult("\n".join(lines), truncated=len(found) > FILE_LIMIT)

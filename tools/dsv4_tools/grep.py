@@ -52,6 +52,7 @@ def _grep(args: GrepArgs, context: ToolContext) -> ToolResult:
     located = workspace.locate(args.path)
     explicit = located.real.is_file()
     files = [workspace.relative(located.real)] if explicit else _files(args, located, context)
+    files, left_out = (files, None) if explicit else context.visible(files)
     if explicit and any(part == ".git" for part in files[0].split("/")):
         raise ToolError(f"{located.shown} belongs to Git; use the git tools.")
     query = Query(
@@ -59,10 +60,12 @@ def _grep(args: GrepArgs, context: ToolContext) -> ToolResult:
     )
     hits = search(query, workspace, find_program("rg", context.environment, workspace.root))
     if not hits.total:
-        return ToolResult("No matches.")
+        return ToolResult("\n".join(filter(None, ("No matches.", left_out))))
     lines = [f"{shown_name(path)}:{number}:{_cut(plain(line))}" for path, number, line in hits.lines]
     if hits.total > len(lines):
         lines.append(f"[{len(lines)} of {hits.total} matches shown]")
+    if left_out:
+        lines.append(left_out)
     return ToolResult("\n".join(lines), truncated=hits.total > len(hits.lines))
 
 

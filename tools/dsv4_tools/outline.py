@@ -48,12 +48,13 @@ def _outline(args: OutlineArgs, context: ToolContext) -> ToolResult:
     if not located.real.is_dir():
         raise ToolError(f"{located.shown} does not exist.")
     lines = []
-    for path in files_under(workspace, located.real):
-        if syntax_of(path) is not None and (found := _of_file(workspace, path)):
+    paths, left_out = context.visible(p for p in files_under(workspace, located.real) if syntax_of(p))
+    for path in paths:
+        if found := _of_file(workspace, path):
             lines += [f"{shown_name(path)}:", *(f"  {line}" for line in found)]
         if len(lines) > _LINES:
             break
-    return _result(lines or ["No definitions."])
+    return _result(lines or ["No definitions."], left_out)
 
 
 def _of_file(workspace: Workspace, path: str) -> list[str]:
@@ -70,8 +71,8 @@ def _line(found: Definition) -> str:
     return cut_line(f"{'  ' * found.depth}{span} {found.kind} {plain(found.name)}")
 
 
-def _result(lines: list[str]) -> ToolResult:
-    if len(lines) <= _LINES:
-        return ToolResult("\n".join(lines))
-    note = f"[{_LINES} lines shown, there are more; give a narrower path]"
-    return ToolResult("\n".join([*lines[:_LINES], note]), truncated=True)
+def _result(lines: list[str], left_out: str | None = None) -> ToolResult:
+    notes = [left_out] if left_out else []
+    if len(lines) > _LINES:
+        notes.insert(0, f"[{_LINES} lines shown, there are more; give a narrower path]")
+    return ToolResult("\n".join([*lines[:_LINES], *notes]), truncated=len(lines) > _LINES)

@@ -50,16 +50,18 @@ def _symbols(args: SymbolsArgs, context: ToolContext) -> ToolResult:
         raise ToolError("name must be one identifier; use grep for other text.")
     workspace = context.workspace
     located = workspace.locate(args.path)
+    left_out = None
     if located.real.is_file():
         paths = [located.shown]
     elif located.real.is_dir():
-        paths = list(files_under(workspace, located.real))
+        every = files_under(workspace, located.real)
+        paths, left_out = context.visible(path for path in every if syntax_of(path))
     else:
         raise ToolError(f"{located.shown} does not exist.")
     found = _Found()
     for path in paths:
         _look_into(workspace, path, args.name, found)
-    return _result(args.name, found)
+    return _result(args.name, found, left_out)
 
 
 def _look_into(workspace: Workspace, path: str, name: str, found: _Found) -> None:
@@ -81,7 +83,7 @@ def _look_into(workspace: Workspace, path: str, name: str, found: _Found) -> Non
         found.elsewhere[path] = other
 
 
-def _result(name: str, found: _Found) -> ToolResult:
+def _result(name: str, found: _Found, left_out: str | None) -> ToolResult:
     rest = sum(found.elsewhere.values())
     lines = list(dict.fromkeys(found.lines))
     shown = lines[:_LINES] or [f"{name} is not defined or used in any file whose language is known."]
@@ -93,4 +95,6 @@ def _result(name: str, found: _Found) -> ToolResult:
         shown.append(
             f"Also inside strings, comments or longer names: {plural(rest, 'time')} ({files}{more})."
         )
+    if left_out:
+        shown.append(left_out)
     return ToolResult("\n".join(shown), truncated=len(lines) > _LINES)
