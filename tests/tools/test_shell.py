@@ -118,7 +118,29 @@ async def test_secrets_and_hooks_stay_out_of_the_environment(context: ToolContex
 
 def test_secret_names() -> None:
     assert all(map(is_secret_name, ["AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "api_key", "PGPASSWORD", "TOKEN"]))
-    assert not any(map(is_secret_name, ["PATH", "HOME", "TOKENIZERS_PARALLELISM", "MONKEY", "PWD"]))
+    more = [
+        "OPENAI_API_KEY_2",
+        "STRIPE_KEY_LIVE",
+        "MYSQL_PWD",
+        "REDISCLI_AUTH",
+        "NGROK_AUTHTOKEN",
+        "CI_JOB_JWT",
+    ]
+    more += ["CI_JOB_JWT_V2", "DOCKER_AUTH_CONFIG", "AZURE_STORAGE_CONNECTION_STRING", "npm_config__auth"]
+    more += ["PRIVATE_KEY_PEM", "ACCESSKEY", "API_TOKEN_PROD", "BW_SESSION", "SLACK_WEBHOOK_URL"]
+    assert [name for name in more if not is_secret_name(name)] == []
+    assert not any(map(is_secret_name, ["PATH", "HOME", "TOKENIZERS_PARALLELISM", "MONKEY", "PWD", "OLDPWD"]))
+    others = [
+        "XDG_SESSION_ID",
+        "SSH_AUTH_SOCK",
+        "XAUTHORITY",
+        "KEYBOARD",
+        "COMPASS",
+        "PATHEXT",
+        "AUTHOR",
+        "PAGER",
+    ]
+    assert not any(map(is_secret_name, [*others, "DESKTOP_SESSION", "PYTHONPATH", "GIT_AUTHOR_NAME"]))
     assert "PATH" in scrubbed({"PATH": "/bin"})
 
 

@@ -7,8 +7,12 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+# Words stand between underscores: `OPENAI_API_KEY_2` holds a key, `MONKEY` and `TOKENIZERS_X` don't.
 _SECRET = re.compile(
-    r"(_|^)(API_?)?(KEY|KEYS|TOKEN|TOKENS|PAT|PASS|PWD_?FILE|COOKIE)$|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL",
+    r"(_|^)((API|ACCESS|AUTH|PRIVATE)_?)?(KEYS?|TOKENS?)(_|$)"
+    r"|(_|^)(PAT|PASS|PWD_?FILE|COOKIE|AUTH|JWT|AUTHORIZATION)(_?\d+)?$"
+    r"|_PWD$|_JWT_|(_|^)AUTH_?CONFIG$|CONNECTION_?STRING|WEBHOOK|^(BW|OP)_SESSION"
+    r"|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL",
     re.IGNORECASE,
 )
 _DROPPED_PREFIXES = ("GIT_", "DSV4_", "BASH_FUNC_", "SSH_")
