@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -180,3 +182,35 @@ def test_link_loops_and_file_parents_are_named(workspace: Workspace, root: Path)
         workspace.read(workspace.locate("a"))
     with pytest.raises(ToolError, match=r"not a directory|symbolic link"):
         workspace.read(workspace.locate("file/x"))
+
+
+def test_a_file_that_its_mode_protects_is_not_replaced(
+    workspace: Workspace, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "f").write_text("precious\n")
+    (root / "f").chmod(0o444)
+    if os.geteuid() == 0:  # whom no mode stops
+
+        def refusing(path: str, flags: int, *rest: Any, **more: Any) -> int:
+            if path == "f" and flags & os.O_WRONLY:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return real(path, flags, *rest, **more)
+
+        real = os.open
+        monkeypatch.setattr(os, "open", refusing)
+    with pytest.raises(ToolError, match=r"f: permission denied\."):
+        workspace.write(workspace.locate("f"), b"gone")
+    assert list(root.iterdir()) == [root / "f"]
+    assert (root / "f").read_text() == "precious\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="no extended attributes here")
+def test_extended_attributes_survive(workspace: Workspace, root: Path) -> None:
+    (root / "f").write_text("old\n")
+    try:
+        os.setxattr(root / "f", "user.origin", b"here")
+    except OSError:
+        pytest.skip("the file system has none")
+    workspace.write(workspace.locate("f"), b"new\n")
+    assert os.getxattr(root / "f", "user.origin") == b"here"
+    assert (root / "f").read_text() == "new\n"

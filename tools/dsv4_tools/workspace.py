@@ -133,7 +133,8 @@ class Workspace:
         """Replace or create a file in one step and say whether it is new.
 
         The bytes go to a temporary file beside it, are flushed to disk and then renamed over it, so a crash
-        or a full disk leaves the old file as it was. The mode is kept; missing folders are made. With
+        or a full disk leaves the old file as it was. Mode, access list and user attributes are kept; missing
+        folders are made. A file that its mode protects from this user is refused, as a rename would not. With
         `expected`, a file that changed since it was read is refused.
         """
         self.check_writable(located)
@@ -145,6 +146,8 @@ class Workspace:
             if expected is not None and (old is None or _version(old) != expected.version):
                 raise ToolError(f"{located.shown} changed on disk meanwhile; read it again.")
             try:
+                if old is not None:
+                    _require_permission(directory, name)
                 _replace(directory, name, data, old)
             except OSError as error:
                 raise _named(error, located.shown) from error
@@ -198,6 +201,29 @@ def _enter(directory: int, name: str, *, create: bool) -> int:
     return os.open(name, _DIRECTORY, dir_fd=directory)
 
 
+def _require_permission(directory: int, name: str) -> None:
+    """Raises OSError where the file itself can't be written: replacing it would only ask its folder."""
+    try:
+        os.close(os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory))
+    except OSError as error:
+        if error.errno != errno.ETXTBSY:  # a running program may be replaced
+            raise
+
+
+def _keep_attributes(directory: int, name: str, new: int) -> None:
+    """Give the new file the access list and the user's attributes of the old one, where there are any."""
+    if not hasattr(os, "listxattr"):
+        return
+    with contextlib.suppress(OSError):  # not every file system has them; content matters more
+        old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            for attribute in os.listxattr(old):
+                if attribute.startswith("user.") or attribute == "system.posix_acl_access":
+                    os.setxattr(new, attribute, os.getxattr(old, attribute))
+        finally:
+            os.close(old)
+
+
 def _replace(directory: int, name: str, data: bytes, old: os.stat_result | None) -> None:
     temporary = f".{name[:100]}.{secrets.token_hex(6)}.tmp"
     mode = stat.S_IMODE(old.st_mode) if old is not None else 0o666
@@ -211,6 +237,7 @@ def _replace(directory: int, name: str, data: bytes, old: os.stat_result | None)
                 with contextlib.suppress(OSError):  # only the owner or root may; content matters more
                     os.fchown(descriptor, old.st_uid, old.st_gid)
                 os.fchmod(descriptor, mode)
+                _keep_attributes(directory, name, descriptor)
             os.fsync(descriptor)
         os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
