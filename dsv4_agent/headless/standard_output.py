@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import sys
 from collections.abc import Mapping
 
@@ -36,7 +37,10 @@ class StandardOutput:
         view = memoryview(without_surrogates(text).encode())
         try:
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                try:
+                    view = view[os.write(self._descriptor, view) :]
+                except BlockingIOError:  # a pipe shared with a program that doesn't block, as Node's are
+                    select.select((), (self._descriptor,), ())
         except OSError:
             self.broken = True
             raise
