@@ -7,6 +7,7 @@ nor anything that it does to `.git` plays a part.
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -64,12 +65,16 @@ class Trees:
 
     def applied(self, tree: str, patch: bytes) -> str | tuple[str, ...]:
         """The tree that a patch makes of a tree, or the paths in conflict; the worktree plays no part."""
-        pure = replace(self, index=self.index.with_name(f"{self.index.name}.pure"))
-        pure._run("read-tree", "--reset", tree)
-        done = pure._git("apply", "--cached", "--3way", "--whitespace=nowarn", "-", given=patch)
-        if done.returncode == 0:
-            return pure._run("write-tree").decode("ascii").strip()
-        return pure._conflicts(done.stderr)
+        # For a file that a patch adds and the tree has, git looks into the worktree even with --cached: into
+        # an empty one it puts the tree's version.
+        with tempfile.TemporaryDirectory(prefix="applied-", dir=self.index.parent) as empty:
+            index = self.index.with_name(f"{self.index.name}.pure")
+            pure = replace(self, index=index, worktree=Path(empty))
+            pure._run("read-tree", "--reset", tree)
+            done = pure._git("apply", "--cached", "--3way", "--whitespace=nowarn", "-", given=patch)
+            if done.returncode == 0:
+                return pure._run("write-tree").decode("ascii").strip()
+            return pure._conflicts(done.stderr)
 
     def apply(self, patch: bytes) -> tuple[str, ...]:
         """Apply a patch to the worktree; the paths in conflict, none when it went well.
@@ -109,14 +114,22 @@ class Trees:
         return run_git(self.worktree, *arguments, environment=place, given=given)
 
 
+_UNFIT = (
+    ": does not exist in index",
+    ": already exists in index",
+    ": already exists in working directory",
+    ": does not match index",
+    ": patch does not apply",
+    ": wrong type",
+)
+
+
 def _named(stderr: bytes) -> tuple[str, ...]:
     """The files that `git apply` says don't fit."""
     found: list[str] = []
     for line in stderr.decode("utf-8", "replace").splitlines():
         if line.startswith("error: patch failed: "):
             found.append(line.removeprefix("error: patch failed: ").rpartition(":")[0])
-        elif line.startswith("error: ") and line.endswith(": does not exist in index"):
-            found.append(line.removeprefix("error: ").removesuffix(": does not exist in index"))
-        elif line.startswith("error: ") and line.endswith(": already exists in index"):
-            found.append(line.removeprefix("error: ").removesuffix(": already exists in index"))
+        else:
+            found += [line.removeprefix("error: ").removesuffix(end) for end in _UNFIT if line.endswith(end)]
     return tuple(dict.fromkeys(found))

@@ -72,3 +72,22 @@ def test_a_patch_for_a_file_that_is_gone_is_a_conflict(trees_of: MakeTrees) -> N
     state = two.take()
     assert two.apply(patch)
     assert two.take() == state
+
+
+def test_a_file_that_both_added_is_compared_and_not_a_conflict_by_itself(trees_of: MakeTrees) -> None:
+    one, two = trees_of("one"), trees_of("two")
+    before = one.take()
+    (one.worktree / "same.py").write_text("X = 1\n")
+    (one.worktree / "differs.py").write_text("Y = 1\n")
+    both = one.between(before, one.take()).patch
+    (one.worktree / "differs.py").unlink()
+    after = one.take()
+    patch = one.between(before, after).patch
+    (two.worktree / "same.py").write_text("X = 1\n")
+    assert two.applied(two.take(), patch) == after
+    assert two.apply(patch) == ()
+    (two.worktree / "differs.py").write_text("Y = 2\n")
+    state = two.take()
+    assert two.applied(state, both) == ("differs.py",)
+    assert two.apply(both) == ("differs.py",)
+    assert two.take() == state
