@@ -83,16 +83,15 @@ class Base:
         """Whether the work tree has changes that are not in the commit."""
         return bool(line_of(self.repository, "status", "--porcelain", "--ignore-submodules=dirty"))
 
-    def has_branch(self, name: str) -> bool:
-        """Whether the user's repository has a branch of this name, or one that stands in its way."""
-        if line_of(self.repository, "rev-parse", "--verify", "-q", f"refs/heads/{name}") is not None:
-            return True
-        below = line_of(self.repository, "for-each-ref", "--count=1", f"refs/heads/{name}/")
+    def branch_in_the_way(self, name: str) -> str | None:
+        """The user's branch of this name, or one that can't be there beside it: `a` beside `a/b`."""
         parts = name.split("/")
-        above = ("/".join(parts[:count]) for count in range(1, len(parts)))
-        return bool(below) or any(
-            line_of(self.repository, "rev-parse", "--verify", "-q", f"refs/heads/{part}") for part in above
-        )
+        for count in range(len(parts), 0, -1):
+            part = "/".join(parts[:count])
+            if line_of(self.repository, "rev-parse", "--verify", "-q", f"refs/heads/{part}") is not None:
+                return part
+        below = ("for-each-ref", "--count=1", "--format=%(refname:lstrip=2)", f"refs/heads/{name}/")
+        return line_of(self.repository, *below) or None
 
     def _entries(self) -> Iterator[tuple[bytes, str]]:
         rows = _checked(
@@ -203,9 +202,9 @@ class Checkouts:
         made = run_git(user, "update-ref", f"refs/heads/{branch}", commit, "0" * len(commit))
         if made.returncode and not self._is_there(commit, branch):
             cause = f"the branch {branch} can't be made"
-            if self.base.has_branch(branch):
+            if there := self.base.branch_in_the_way(branch):
                 raise RunFailure(
-                    OwnSubtype.TOOLS, f"{cause}: there is one by now", "Rename or delete that one."
+                    OwnSubtype.TOOLS, f"{cause}: there is {there} by now", "Rename or delete that one."
                 )
             _checked(made, "update-ref")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def _output(command: str, directory: Path) -> str:
     with tempfile.TemporaryDirectory(prefix="dsv4-batch-") as spill:
         capture = Path(spill) / "items"
         commands = Commands(directory, Path(spill), choose("off", False, workspace=directory))
-        wrapped = f"{{ {command}\n}} >{capture}"
+        wrapped = f"{{ {command}\n}} >{shlex.quote(str(capture))}"
         outcome = asyncio.run(commands.run((wrapped,), _COMMAND_SECONDS))
         if not outcome.ok:
             said = " ".join(outcome.output.split())[-300:]
@@ -140,8 +141,9 @@ def _check_branches(plan: Plan, items: list[Item], bases: dict[Path, Base]) -> N
             raise PlanError(f"branch: {error}; a shared branch can't have an item's values") from error
         if not branch_is_valid(branch):
             raise PlanError(f"branch {branch!r} is no valid name; see git help check-ref-format")
-        if bases[item.repository].has_branch(branch):
-            raise PlanError(f"branch {branch} exists already; delete it, or set another in branch")
+        if there := bases[item.repository].branch_in_the_way(branch):
+            beside = "" if there == branch else f", and git keeps no {branch} beside it"
+            raise PlanError(f"branch {there} exists already{beside}; delete it, or set another in branch")
         if not shared and (item.repository, branch) in taken:
             raise PlanError(f"branch {branch} would be made for two items; put {{id}} into branch")
         taken.add((item.repository, branch))

@@ -107,10 +107,10 @@ def test_a_branch_that_exists_or_stands_in_the_way_is_known(repository: Path) ->
     git(repository, "branch", "dsv4/batch")
     git(repository, "branch", "plain")
     base = Base.of(repository)
-    assert base.has_branch("dsv4/batch")
-    assert base.has_branch("dsv4")
-    assert base.has_branch("plain/below")
-    assert not base.has_branch("other")
+    assert base.branch_in_the_way("dsv4/batch") == "dsv4/batch"
+    assert base.branch_in_the_way("dsv4") == "dsv4/batch"
+    assert base.branch_in_the_way("plain/below") == "plain"
+    assert base.branch_in_the_way("other") is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,21 @@
+"""What is found out before a batch begins."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from dsv4_agent.batch.plan import parse_plan
+from dsv4_agent.batch.preparation import prepare
+
+
+def test_items_of_a_command_where_the_folder_for_temporary_files_has_a_blank(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "for a while").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "for a while"))
+    plan = parse_plan({"prompt": "Do {line}.", "items": {"command": "echo a; echo b"}}, "plan.toml")
+    prepared = prepare(plan, repository, tmp_path)
+    assert [item.id for item in prepared.charter.items] == ["a", "b"]
