@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -12,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dsv4_tools import search
 from dsv4_tools.base import ToolContext
 from dsv4_tools.grep import Grep, GrepArgs
-from dsv4_tools.patterns import glob_regex
+from dsv4_tools.patterns import _ends, compile_glob
 from tests.tools.conftest import Call
 
 NO_RIPGREP = "/nowhere"
@@ -167,9 +170,9 @@ async def test_glob_errors(call: Call, tree: Path) -> None:
     ],
 )
 def test_glob_patterns(pattern: str, yes: list[str], no: list[str]) -> None:
-    regex = glob_regex(pattern)
-    assert all(regex.fullmatch(name) for name in yes)
-    assert not any(regex.fullmatch(name) for name in no)
+    wanted = compile_glob(pattern)
+    assert all(wanted.matches(name) for name in yes)
+    assert not any(wanted.matches(name) for name in no)
 
 
 async def test_the_workers_helpers_are_not_shadowed(call: Call, root: Path) -> None:
@@ -205,3 +208,38 @@ async def test_names_with_control_characters_are_escaped(call: Call, root: Path)
     (root / os.fsdecode(b"\xff")).write_text("text\n")
     assert (await call("glob", pattern="*")).text == "a\\x1b[2J\\nb\n\\udcff"
     assert (await call("grep", pattern="text", path_env=NO_RIPGREP)).text.startswith("a\\x1b[2J\\nb:1:text")
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["*", "**", "**/", "/", "a", "b", "?", "[!a]", "{a,*}", "{**/a,b/}"]), max_size=7
+    ),
+    st.text("ab/.", max_size=8),
+)
+def test_both_matchers_of_globs_agree(parts: list[str], path: str) -> None:
+    wanted = compile_glob("".join(parts))
+    assert (wanted.regex.fullmatch(path) is not None) == (len(path) in _ends(wanted.tokens, path, {0}))
+
+
+def test_no_glob_takes_for_ever() -> None:
+    # With a regular expression each of these outlasts the universe, and holds the interpreter meanwhile.
+    assert not compile_glob("*a" * 30 + "b").matches("a" * 200)
+    assert not compile_glob("**/" * 12 + "x").matches("d/" * 1000 + "y")
+    assert not compile_glob("{*,*a}" * 20).matches("a" * 200 + "/")
+
+
+async def test_a_tree_deeper_than_python_may_recurse(call: Call, root: Path) -> None:
+    folder = os.open(root, os.O_RDONLY)
+    for _ in range(1_100):
+        os.mkdir("d", dir_fd=folder)
+        inner = os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(os.open("deep.txt", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+    os.close(folder)
+    (root / "x.txt").write_text("x\n")
+    try:
+        assert (await call("glob", pattern="**/*.txt")).text == "d/" * 1_100 + "deep.txt\nx.txt"
+    finally:  # what clears up after tests recurses as well
+        subprocess.run(["rm", "-rf", root / "d"], check=True)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import BaseModel, Field
 
 from dsv4_tools.base import Effect, Tool, ToolContext, ToolError, ToolResult
-from dsv4_tools.patterns import glob_regex
+from dsv4_tools.patterns import compile_glob
 from dsv4_tools.text import shown_name
 from dsv4_tools.threads import in_thread
 from dsv4_tools.walk import files_under
@@ -46,10 +46,10 @@ def _glob(args: GlobArgs, context: ToolContext) -> ToolResult:
         raise ToolError("pattern is empty.")
     if pattern.startswith(("/", "~")) or ".." in pattern.split("/"):
         raise ToolError(f"pattern {pattern} leaves the folder; give a pattern relative to path.")
-    regex = glob_regex(pattern)
+    wanted = compile_glob(pattern)
     prefix = workspace.relative(located.real)
     skip = 0 if prefix == "." else len(prefix) + 1
-    found = sorted(path for path in files_under(workspace, located.real) if regex.fullmatch(path, skip))
+    found = sorted(path for path in files_under(workspace, located.real) if wanted.matches(path, skip))
     found, left_out = context.visible(found)
     if not found:
         return ToolResult("\n".join(filter(None, ("No files match.", left_out))))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from dsv4_tools.base import Effect, Tool, ToolContext, ToolError, ToolResult
 from dsv4_tools.environment import find_program
 from dsv4_tools.output import plain
-from dsv4_tools.patterns import glob_regex
+from dsv4_tools.patterns import compile_glob
 from dsv4_tools.search import EXPLICIT_BYTES, FILE_BYTES, Query, search
 from dsv4_tools.text import shown_name
 from dsv4_tools.threads import in_thread
@@ -84,9 +84,9 @@ def _files(args: GrepArgs, located: Located, context: ToolContext) -> list[str]:
     if not args.glob:
         return paths
     pattern = args.glob.removeprefix("./")
-    regex = glob_regex(pattern)
+    wanted = compile_glob(pattern)
     if "/" not in pattern:
-        return [path for path in paths if regex.fullmatch(path, path.rfind("/") + 1)]
+        return [path for path in paths if wanted.matches(path, path.rfind("/") + 1)]
     prefix = workspace.relative(located.real)
     skip = 0 if prefix == "." else len(prefix) + 1
-    return [path for path in paths if regex.fullmatch(path, skip) or regex.fullmatch(path)]
+    return [path for path in paths if wanted.matches(path, skip) or wanted.matches(path)]

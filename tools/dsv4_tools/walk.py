@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pathspec
 
@@ -71,10 +72,19 @@ def files_under(workspace: Workspace, start: Path) -> Iterator[str]:
             rules = _Rules()
         rules = rules.with_folder(folder, prefix)
     deadline = time.monotonic() + _SECONDS
-    yield from _walk(start, prefix, rules, deadline)
+    folders = [_walk(start, prefix, rules, deadline)]  # a stack: trees may be deeper than Python may recurse
+    while folders:
+        match next(folders[-1], None):
+            case None:
+                folders.pop()
+            case str(path):
+                yield path
+            case inner:
+                folders.append(inner)
 
 
-def _walk(folder: Path, prefix: str, rules: _Rules, deadline: float) -> Iterator[str]:
+def _walk(folder: Path, prefix: str, rules: _Rules, deadline: float) -> Iterator[str | Iterator[Any]]:
+    """What lies in one folder: a path for each file, for each folder the same again."""
     if time.monotonic() > deadline:
         raise ToolError("the folder holds too many files; give a narrower path.")
     try:
@@ -95,6 +105,6 @@ def _walk(folder: Path, prefix: str, rules: _Rules, deadline: float) -> Iterator
         if is_folder:
             if not rules.ignores(f"{path}/"):
                 inner = Path(entry.path)
-                yield from _walk(inner, f"{path}/", rules.with_folder(inner, f"{path}/"), deadline)
+                yield _walk(inner, f"{path}/", rules.with_folder(inner, f"{path}/"), deadline)
         elif not rules.ignores(path):
             yield path
