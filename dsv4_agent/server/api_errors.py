@@ -59,10 +59,13 @@ def error_response(error: ApiError) -> Json:
     return Json(error.body(), error.status, headers)
 
 
-def of_validation(error: ValidationError) -> ApiError:
-    """The first problem of a body, with the field's name and without what was sent."""
+def of_validation(error: ValidationError, *place: str | int) -> ApiError:
+    """The first problem of a body, with the field's name and without what was sent.
+
+    `place` is where in the body what was checked lies, if that wasn't the whole.
+    """
     problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    steps = [str(step) for step in problem["loc"] if not _is_branch(step)]
+    steps = [str(step) for step in (*place, *problem["loc"]) if not _is_branch(step)]
     field = ".".join(steps)
     where = f"'{field}': " if field else ""
     return bad_request(f"Invalid request: {where}{problem['msg']}.", field or None, "invalid_value")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dsv4_agent.dsml.dialect import GrammarMode, Thinking
-from dsv4_agent.server.api_errors import bad_request
+from dsv4_agent.server.api_errors import bad_request, of_validation
 from dsv4_agent.server.chat_request import ChatRequest, ChoiceKind, ToolChoice
 from dsv4_agent.server.completion_body import Extension, StreamOptions
 
@@ -49,6 +50,14 @@ class FunctionBody(BaseModel):
             "parameters": self.parameters or {},
             "strict": self.strict is True,
         }
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], *place: str | int) -> Self:
+        """A function declared in another shape, its fields renamed; `place` is where. Raises `ApiError`."""
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise of_validation(error, *place) from None
 
 
 class _Tool(BaseModel):

@@ -151,6 +151,8 @@ def _normal(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(reasoning, str):
         normal["reasoning_content"] = reasoning
     if calls := message.get("tool_calls"):
+        if not isinstance(calls, list):
+            raise bad_request("tool_calls must be a list.", f"{where}.tool_calls")
         normal["tool_calls"] = [_normal_call(call, where) for call in calls]
     return normal
 

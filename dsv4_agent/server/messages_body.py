@@ -25,11 +25,11 @@ class _Tool(BaseModel):
     input_schema: dict[str, Any] | None = None
     type: str | None = None
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self, index: int) -> dict[str, Any]:
         if self.type not in (None, "custom"):
             raise bad_request(f"Tools of the type {self.type!r} run at Anthropic; leave them out.", "tools")
-        body = FunctionBody(name=self.name, description=self.description, parameters=self.input_schema)
-        return body.plain()
+        given = {"name": self.name, "description": self.description, "parameters": self.input_schema}
+        return FunctionBody.read(given, "tools", index).plain()
 
 
 class _Choice(BaseModel):
@@ -83,7 +83,7 @@ class MessagesBody(BaseModel):
         thinking = self.thinking
         return ChatRequest(
             messages=tuple(messages),
-            tools=tuple(tool.plain() for tool in self.tools or ()),
+            tools=tuple(tool.plain(index) for index, tool in enumerate(self.tools or ())),
             choice=self._choice(),
             thinking=None if thinking is None else _thinking(thinking.type),
             max_tokens=self.max_tokens,

@@ -129,11 +129,10 @@ class ResponsesBody(BaseModel):
 
 def _functions(tools: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """The declared functions; OpenAI's own tools, which run there, are passed over."""
-    for tool in tools:
+    for index, tool in enumerate(tools):
         if tool.get("type") == "function":
-            yield FunctionBody.model_validate(
-                {name: tool.get(name) for name in ("name", "description", "parameters", "strict")}
-            ).plain()
+            given = {name: tool.get(name) for name in ("name", "description", "parameters", "strict")}
+            yield FunctionBody.read(given, "tools", index).plain()
 
 
 def _messages(given: str | Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -280,6 +280,7 @@ async def test_log_probabilities_are_those_of_the_answer(nano: Served) -> None:
         ("messages.0.role", {"messages": [{"role": "oracle", "content": "x"}]}),
         ("messages.0.content", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
         ("messages.1.tool_calls", {"messages": [user(), {"role": "assistant", "tool_calls": [{"id": "x"}]}]}),
+        ("messages.1.tool_calls", {"messages": [user(), {"role": "assistant", "tool_calls": 5}]}),
         ("n", {"n": 3}),
         ("tools.0.function.name", {"tools": [{"type": "function", "function": {"name": 'x">'}}]}),
         ("tool_choice", {"tool_choice": "required"}),

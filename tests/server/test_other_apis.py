@@ -149,6 +149,9 @@ async def test_a_stream_that_fails_says_so() -> None:
         ({"input": [{"type": "function_call", "name": "x"}]}, "call_id"),
         ({"input": 3}, "input"),
         ({"text": {"format": {"type": "json_schema"}}}, "schema"),
+        ({"tools": [{"type": "web_search"}, {"type": "function", "name": "x y"}]}, "'tools.1.name'"),
+        ({"tools": [{"type": "function"}]}, "'tools.0.name'"),
+        ({"tools": [{"type": "function", "name": "x", "parameters": {"properties": 5}}]}, "properties must"),
     ],
 )
 async def test_responses_that_are_not_offered(change: dict[str, Any], words: str) -> None:
@@ -230,6 +233,8 @@ async def test_a_message_as_a_stream() -> None:
         ({"messages": []}, "no messages"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "run at Anthropic"),
+        ({"tools": [{"name": "x y", "input_schema": {}}]}, "'tools.0.name'"),
+        ({"tools": [{"name": "x", "input_schema": {"properties": 5}}]}, "properties must be an object"),
         ({"tool_choice": {"type": "tool"}}, "name"),
         ({"tool_choice": {"type": "any"}}, "no tools"),
     ],
