@@ -9,7 +9,7 @@ from typing import Any
 from dsv4_agent.dsml.dialect import ASSISTANT, EOS
 from dsv4_agent.dsml.segments import Segment
 from dsv4_agent.server.chat_render import Marks
-from dsv4_agent.server.replay import TurnMemory, said_by
+from dsv4_agent.server.replay import Past, TurnMemory, said_by
 from dsv4_agent.server.turns import Codec
 
 __all__ = ["prompt_ids"]
@@ -34,7 +34,7 @@ def prompt_ids(
         index, text = found
         exact = None
         if any(map(_ends_turn, rest)) and writer.settle_header():
-            exact = memory.recall(writer.ids, said_by(messages[index]))
+            exact = memory.recall(writer.past.reach(writer.ids), said_by(messages[index]))
         if exact is None:
             writer.pending += [Segment(text, False)] if text else []
         else:
@@ -62,6 +62,7 @@ class _Writer:
 
     def __init__(self, codec: Codec) -> None:
         self.ids: list[int] = []
+        self.past = Past()
         self.pending: list[Segment] = []
         self._codec = codec
 

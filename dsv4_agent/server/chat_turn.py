@@ -22,7 +22,7 @@ from dsv4_agent.server.chat_constraint import chat_constraint
 from dsv4_agent.server.chat_prompt import prompt_ids
 from dsv4_agent.server.chat_render import Marks, normalised, render_chat
 from dsv4_agent.server.chat_request import ChatRequest, ChoiceKind
-from dsv4_agent.server.replay import Said
+from dsv4_agent.server.replay import Past, Said
 from dsv4_agent.server.service import Service
 from dsv4_agent.server.stop_strings import StopStrings
 from dsv4_agent.server.turns import Begun, Ended, Sampled, TokenOdds, TurnRequest
@@ -290,7 +290,7 @@ class ChatTurn:
         calls = tuple((call.id, call.name, call.arguments) for call in so_far.calls)
         said = Said("".join(so_far.spoken), "".join(so_far.thought), calls)
         ids = [*prompt[start:], *so_far.ids, *closers]
-        self._service.memory.remember(prompt[:start], said, ids)
+        self._service.memory.remember(Past(prompt[:start]), said, ids)
 
     def _over(self, finish: str) -> Over:
         so_far = self._so_far

@@ -13,11 +13,11 @@ import json
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-__all__ = ["Said", "TurnMemory", "said_by"]
+__all__ = ["Past", "Said", "TurnMemory", "said_by"]
 
 _MOST_TOKENS = 8 << 20
 """Tokens remembered at most: four bytes each."""
@@ -50,6 +50,25 @@ def said_by(message: Mapping[str, Any]) -> Said:
     return Said(message["content"], message.get("reasoning_content") or "", calls)
 
 
+class Past:
+    """The ids before a turn, as a digest that grows with them: all turns of a chat together read them once."""
+
+    def __init__(self, ids: Sequence[int] = ()) -> None:
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._length = 0
+        self.reach(ids)
+
+    def reach(self, ids: Sequence[int]) -> Self:
+        """Go on to the end of `ids`, which begin with all that was read so far."""
+        self._digest.update(array("i", ids[self._length :]).tobytes())
+        self._length = len(ids)
+        return self
+
+    def digest(self) -> hashlib.blake2b:
+        """A digest of the ids so far, to which more may be added."""
+        return self._digest.copy()
+
+
 class TurnMemory:
     """Remembers so many turns, the latest used longest. Thread-safe."""
 
@@ -59,18 +78,18 @@ class TurnMemory:
         self._tokens = 0
         self._lock = threading.Lock()
 
-    def remember(self, before: Iterable[int], said: Said, ids: Sequence[int]) -> None:
+    def remember(self, before: Past, said: Said, ids: Sequence[int]) -> None:
         """Keep `ids`: all between the header's ``<｜Assistant｜>`` (the last of `before`) and the end."""
         entry = (said, array("i", ids))
+        key = _key(before, said)
         with self._lock:
-            key = _key(before, said)
             self._forget(key)
             self._turns[key] = entry
             self._tokens += len(ids)
             while len(self._turns) > self._limit or self._tokens > _MOST_TOKENS:
                 self._forget(next(iter(self._turns)))
 
-    def recall(self, before: Iterable[int], said: Said) -> array[int] | None:
+    def recall(self, before: Past, said: Said) -> array[int] | None:
         """The ids of a turn that a client sent back unchanged."""
         key = _key(before, said)
         with self._lock:
@@ -86,10 +105,10 @@ class TurnMemory:
             self._tokens -= len(gone[1])
 
 
-def _key(before: Iterable[int], said: Said) -> bytes:
+def _key(before: Past, said: Said) -> bytes:
     if said.calls and said.calls[0][0]:
         return said.calls[0][0].encode("utf-8", "surrogatepass")
-    digest = hashlib.blake2b(array("i", before).tobytes(), digest_size=16)
+    digest = before.digest()
     digest.update(said.content.strip().encode("utf-8", "surrogatepass"))
     return digest.digest()
 

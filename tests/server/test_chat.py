@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from dsv4_agent.dsml.dialect import Thinking
 from dsv4_agent.dsml.turn import ToolResultText, UserText, opening, user_turn
 from dsv4_agent.loop.preset import nano_preset
+from dsv4_agent.server import replay
 from dsv4_agent.server.chat_constraint import chat_constraint
 from dsv4_agent.server.chat_request import ChatRequest
 from dsv4_agent.server.chat_turn import open_chat
@@ -347,3 +350,18 @@ async def test_an_answer_is_calls_or_json_from_its_first_token_on(nano: Served) 
         allowed = constraint.allowed()
         assert allowed is not None and len(list(allowed)) < 20
         assert all(then.startswith(tokenizer.decode([token])) for token in map(int, allowed))
+
+
+async def test_all_turns_of_a_long_chat_read_their_past_once(
+    nano: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def counted(kind: str, ids: Sequence[int]) -> array[int]:
+        read.append(len(ids))
+        return array(kind, ids)
+
+    monkeypatch.setattr(replay, "array", counted)
+    turns = [turn for _ in range(40) for turn in (user(), {"role": "assistant", "content": "Hello."})]
+    response = await nano.http.post("/v1/messages/count_tokens", json={"messages": [*turns, user()]})
+    assert 0 < sum(read) <= response.json()["input_tokens"]
