@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dsv4_agent.dsml.events import ParsedCall, Repair, RepairKind
-from dsv4_agent.dsml.schema import SchemaError, ToolSchema, decode_json
+from dsv4_agent.dsml.schema import SchemaError, ToolSchema, decode_json, finite, refuse_constant
 
 Tools = Mapping[str, ToolSchema]
 
@@ -110,7 +110,13 @@ def _checked(
 
 def _decode_object(text: str) -> object:
     """A JSON value; raw line breaks in strings pass, what can't be written as text again does not."""
-    value: object = json.loads(text, strict=False, object_pairs_hook=_unambiguous, parse_constant=_refuse)
+    value: object = json.loads(
+        text,
+        strict=False,
+        object_pairs_hook=_unambiguous,
+        parse_constant=refuse_constant,
+        parse_float=finite,
+    )
     json.dumps(value, ensure_ascii=False).encode()
     return value
 
@@ -122,10 +128,6 @@ def _unambiguous(pairs: list[tuple[str, object]]) -> dict[str, object]:
             raise ValueError(f"{_shown(key)} is given more than once")
         found[key] = value
     return found
-
-
-def _refuse(constant: str) -> object:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _decoded(

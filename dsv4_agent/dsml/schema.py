@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -140,9 +141,9 @@ def types_of(schema: object) -> tuple[str, ...]:
 
 
 def decode_json(text: str) -> object:
-    """The JSON value of a text; the text itself where it is none (NaN and endless nesting are none)."""
+    """The JSON value of a text; the text itself where it is none (NaN, 1e999 and endless nesting are none)."""
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=refuse_constant, parse_float=finite)
     except (ValueError, RecursionError):
         return text
 
@@ -219,8 +220,17 @@ def _converted(value: object, types: tuple[str, ...], raw: str | None) -> object
     raise _Misfit(f"must be {' or '.join(types)}, not {shown}")
 
 
-def _refuse(constant: str) -> object:
+def refuse_constant(constant: str) -> object:
+    """What a parser of JSON makes of NaN and Infinity, which Python would read. Raises `ValueError`."""
     raise ValueError(f"{constant} is not JSON")
+
+
+def finite(text: str) -> float:
+    """A number of a JSON text. Raises `ValueError` for one that could only be written again as Infinity."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is too large for a number")
+    return number
 
 
 def _kind(value: object) -> str:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
+from dsv4_agent.dsml.schema import finite, refuse_constant
 from dsv4_agent.server.api_errors import ApiError, bad_request, of_validation
 from dsv4_agent.server.limits import Limits
 
@@ -62,6 +63,6 @@ async def _read(request: Request, limits: Limits) -> bytes:
 
 def _parsed(raw: bytes) -> object:
     try:
-        return json.loads(raw)
+        return json.loads(raw, parse_constant=refuse_constant, parse_float=finite)
     except (ValueError, RecursionError):
         raise bad_request("The request body is not valid JSON.") from None

@@ -18,6 +18,7 @@ from dsv4_agent.dsml.dialect import END_THINK
 from dsv4_agent.dsml.events import CallEnded, FinishReason, ParsedCall, ParseEvent, TextDelta, ThinkingDelta
 from dsv4_agent.dsml.parse import StreamParser
 from dsv4_agent.dsml.schema import SchemaError, ToolSchema
+from dsv4_agent.server.api_errors import bad_request
 from dsv4_agent.server.chat_constraint import chat_constraint
 from dsv4_agent.server.chat_prompt import prompt_ids
 from dsv4_agent.server.chat_render import Marks, normalised, render_chat
@@ -92,14 +93,14 @@ ChatEvent = Thought | Spoken | Called | Over
 async def open_chat(service: Service, request: ChatRequest) -> ChatTurn:
     """Render a request and queue its turn. Raises `ApiError`."""
     request.check(service.limits)
-    prepared = await asyncio.to_thread(_prepared, service, request)
+    prepared = await asyncio.to_thread(_readable, service, request)
     return ChatTurn(service, request, prepared)
 
 
 def count_prompt(service: Service, request: ChatRequest) -> int:
     """How many tokens a request's prompt has; nothing is computed. Blocks. Raises `ApiError`."""
     request.check(service.limits)
-    return len(_prepared(service, request).turn.prompt)
+    return len(_readable(service, request).turn.prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,14 @@ class _Prepared:
     turn: TurnRequest
     opener: tuple[int, ...]
     thinks: bool
+
+
+def _readable(service: Service, request: ChatRequest) -> _Prepared:
+    """As `_prepared`; what is nested too deeply to be written again is the client's mistake."""
+    try:
+        return _prepared(service, request)
+    except RecursionError:
+        raise bad_request("The request is nested too deeply.") from None
 
 
 def _prepared(service: Service, request: ChatRequest) -> _Prepared:

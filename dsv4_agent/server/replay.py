@@ -51,7 +51,7 @@ def said_by(message: Mapping[str, Any]) -> Said:
 
 
 class Past:
-    """The ids before a turn, as a digest that grows with them: all turns of a chat together read them once."""
+    """The ids before a turn, as a digest that grows with them: a chat is read once for all its turns."""
 
     def __init__(self, ids: Sequence[int] = ()) -> None:
         self._digest = hashlib.blake2b(digest_size=16)

@@ -72,6 +72,7 @@ def test_no_arguments_in_any_way(text: str) -> None:
         ("7", "must be a JSON object"),
         ('"text"', "not a valid JSON object"),
         ('{"path": Infinity}', "Infinity is not JSON"),
+        ('{"path": 1e999}', "1e999 is too large"),
         ('{"path": "a", "limit": 1' + "0" * 5000 + "}", "not a valid JSON object"),
         ("{" * 20 + '"a":' * 100_000, "not a valid JSON object"),
         ('{"path": "\\udc80"}', "not a valid JSON object"),

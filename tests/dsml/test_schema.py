@@ -52,6 +52,7 @@ def test_fitted(kind: dict[str, Any], given_value: object, expected: object) -> 
         ({"type": "boolean"}, "yes", "must be boolean, not 'yes'"),
         ({"type": "array"}, '{"a": 1}', "must be array"),
         ({"type": "number"}, "NaN", "must be number"),
+        ({"type": "number"}, "1e999", "must be number"),
         ({"enum": ["a", "b"]}, "c", 'must be one of "a", "b"'),
         ({"type": "object", "required": ["k"], "properties": {"k": {}}}, {}, "lacks 'k'"),
     ],
@@ -96,7 +97,7 @@ def test_wrapped_arguments(wrapper: str, encode: Any) -> None:
 
 
 def test_hostile_json_is_only_text() -> None:
-    for text in ("[" * 100_000, "1" * 5_000, "NaN", "-Infinity", '"\ud800', ""):
+    for text in ("[" * 100_000, "1" * 5_000, "NaN", "-Infinity", "1e999", "[-1e999]", '"\ud800', ""):
         decoded = decode_json(text)
         assert decoded == text
 

@@ -365,3 +365,11 @@ async def test_all_turns_of_a_long_chat_read_their_past_once(
     turns = [turn for _ in range(40) for turn in (user(), {"role": "assistant", "content": "Hello."})]
     response = await nano.http.post("/v1/messages/count_tokens", json={"messages": [*turns, user()]})
     assert 0 < sum(read) <= response.json()["input_tokens"]
+
+
+async def test_arguments_however_deep_are_no_internal_error(nano: Served) -> None:
+    texts = ['{"a":' * depth + "1" + "}" * depth for depth in range(900, 1000)]
+    calls = [{"id": "1", "function": {"name": "x", "arguments": text}} for text in texts]
+    messages = [user(), {"role": "assistant", "tool_calls": calls}]
+    response = await nano.http.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 1})
+    assert response.status_code in (200, 400), response.text

@@ -196,7 +196,9 @@ async def test_what_can_not_be_served_is_refused_by_its_field(
     assert error["param"] == field and error["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize("raw", [b"", b"[1]", b"{", b'{"prompt": "\xff"}', b"[" * 100_000, b"null"])
+@pytest.mark.parametrize(
+    "raw", [b"", b"[1]", b"{", b'{"prompt": "\xff"}', b"[" * 100_000, b"null", b'{"x": NaN}', b'{"x": 1e999}']
+)
 async def test_a_body_that_is_no_object_is_refused(small: Served, raw: bytes) -> None:
     response = await small.http.post("/v1/completions", content=raw)
     assert response.status_code == 400 and "body" in response.json()["error"]["message"]
