@@ -141,7 +141,7 @@ def types_of(schema: object) -> tuple[str, ...]:
 
 
 def decode_json(text: str) -> object:
-    """The JSON value of a text; the text itself where it is none (NaN, 1e999 and endless nesting are none)."""
+    """The JSON value of a text; the text itself where it is none (NaN, 1e999, endless nesting are none)."""
     try:
         return json.loads(text, parse_constant=refuse_constant, parse_float=finite)
     except (ValueError, RecursionError):

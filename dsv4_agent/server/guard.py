@@ -17,11 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dsv4_agent.server.api_errors import ApiError, error_response
 from dsv4_agent.server.mistakes import internal_error, kind_and_place
+from dsv4_agent.server.tokens import is_loopback
 
 __all__ = ["Guard", "GuardRules"]
 
 _log = logging.getLogger(__name__)
-_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _OPEN_PATHS = frozenset({"/health"})
 """Answered without a token; they tell nothing but that someone is there."""
 
@@ -43,6 +43,7 @@ class Guard:
     def __init__(self, app: ASGIApp, rules: GuardRules) -> None:
         self._app = app
         self._rules = rules
+        self._hosts = frozenset(map(_name_of, rules.hosts))
         self._digests = tuple(_digest(token) for token in rules.tokens)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -105,8 +106,8 @@ class Guard:
     def _knows(self, hosts: list[str]) -> bool:
         if len(hosts) != 1:
             return False
-        name = _without_port(hosts[0].strip().lower())
-        return name in _LOOPBACK_NAMES or name in self._rules.hosts or _is_loopback(name)
+        name = _name_of(hosts[0])
+        return name == "localhost" or name in self._hosts or is_loopback(name)
 
     def _opens(self, headers: Headers) -> bool:
         """Whether a request carries the token, as OpenAI's or as Anthropic's clients send it."""
@@ -128,8 +129,10 @@ def _without_port(host: str) -> str:
     return name if colon and port.isdecimal() and (":" not in name or name.endswith("]")) else host
 
 
-def _is_loopback(name: str) -> bool:
+def _name_of(host: str) -> str:
+    """A host as a header or the command line writes it, in one spelling, without port and brackets."""
+    name = _without_port(host.strip().lower())
     try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
+        return str(ipaddress.ip_address(name.removeprefix("[").removesuffix("]")))
     except ValueError:
-        return False
+        return name

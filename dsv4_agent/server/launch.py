@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dsv4_agent.loop.events import Subtype
 from dsv4_agent.server.options import ServeOptions
 from dsv4_agent.workbench.engine_settings import resolved
-from dsv4_agent.workbench.exit_codes import ExitCode
+from dsv4_agent.workbench.exit_codes import ExitCode, OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.local_servers import LocalServer, announced, identity_of
 from dsv4_agent.workbench.plain_text import plain_line
@@ -33,6 +33,8 @@ def execute(options: ServeOptions) -> int:
     except RunFailure as failure:
         _say(f"error: {failure.line()}")
         return int(failure.code)
+    except BrokenPipeError:
+        return int(ExitCode.SIGPIPE)
     except KeyboardInterrupt:
         return int(ExitCode.SIGINT)
 
@@ -79,7 +81,7 @@ def _serve(options: ServeOptions) -> int:
             if made and token is not None and sys.stderr.isatty():
                 _say(f"token: {token}")
             name = plain_line(service.model.name)
-            print(f"dsv4 serves {name} at {address.url}", flush=True)
+            _tell(f"dsv4 serves {name} at {address.url}")
 
         announcement = _announcement(options, service, address.url, token)
         with announced(announcement) if options.announce else nullcontext():
@@ -112,6 +114,20 @@ def _warnings(options: ServeOptions, token: str | None, notice: str | None, *, l
     if not local:
         lines.append("warning: requests and answers cross the network unencrypted; put TLS in front.")
     return lines
+
+
+def _tell(line: str) -> None:
+    """A line on stdout. Raises `BrokenPipeError` without a reader, `RunFailure` without room."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), 1
+        )  # what is left in the buffer would fail once more at exit
+        if isinstance(error, BrokenPipeError):
+            raise
+        cause = f"the address can't be written: {error.strerror}"
+        raise RunFailure(OwnSubtype.TOOLS, cause, "Free some space, or send stdout elsewhere.") from error
 
 
 def _say(line: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 import signal
 import socket
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp
 from dsv4_agent.loop.events import Subtype
 from dsv4_agent.server.limits import Limits
 from dsv4_agent.workbench.failures import RunFailure
+from dsv4_agent.workbench.plain_text import plain_line
 
 __all__ = ["Address", "Server", "listen", "serve"]
 
@@ -43,10 +45,17 @@ def listen(host: str, port: int) -> tuple[socket.socket, Address]:
     try:
         family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(target[:2], family=family, backlog=512)
-    except OSError as error:
-        cause = f"can't listen on {host} port {port}: {error.strerror or error}"
-        raise RunFailure(Subtype.CONFIG, cause, "Choose another --port; 0 takes a free one.") from error
+    except (OSError, UnicodeError) as error:  # the latter for names that no host can have
+        reason = error.strerror if isinstance(error, OSError) else "no host has such a name"
+        cause = f"can't listen on {plain_line(host) or 'an empty --host'} port {port}: {reason or error}"
+        other = "--host, such as 127.0.0.1" if _is_of_host(error) else "--port; 0 takes a free one"
+        raise RunFailure(Subtype.CONFIG, cause, f"Choose another {other}.") from error
     return listener, Address(host, listener.getsockname()[1])
+
+
+def _is_of_host(error: OSError | UnicodeError) -> bool:
+    """Whether listening failed for the address, not for its port."""
+    return isinstance(error, socket.gaierror | UnicodeError) or error.errno == errno.EADDRNOTAVAIL
 
 
 def serve(
@@ -54,9 +63,13 @@ def serve(
 ) -> None:
     """Serve until a signal comes; `ready` is called once requests are answered.
 
-    After the first signal running requests get `patience` seconds, a second one ends them at once.
+    What `ready` raises ends the server and is raised again. After the first signal running requests get
+    `patience` seconds, a second one ends them at once.
     """
-    asyncio.run(Server(app, limits, ready, patience).serve(sockets=[listener]))
+    server = Server(app, limits, ready, patience)
+    asyncio.run(server.serve(sockets=[listener]))
+    if server.failure is not None:
+        raise server.failure
 
 
 class Server(uvicorn.Server):
@@ -65,11 +78,16 @@ class Server(uvicorn.Server):
     def __init__(self, app: ASGIApp, limits: Limits, ready: Callable[[], None], patience: float) -> None:
         super().__init__(_config(app, limits, patience))
         self._ready = ready
+        self.failure: Exception | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if not self.should_exit:
+        if self.should_exit:
+            return
+        try:
             self._ready()
+        except Exception as error:  # kept, so that the server ends in good order before it is told
+            self.failure, self.should_exit = error, True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

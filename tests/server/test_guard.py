@@ -15,7 +15,9 @@ from tests.model import tiny
 from tests.server.conftest import Served, serving
 
 TOKEN = "an-example-token-of-this-test"
-RULES = GuardRules(tokens=(TOKEN,), hosts=frozenset({"box.lan"}), origins=frozenset({"http://page.lan"}))
+RULES = GuardRules(
+    tokens=(TOKEN,), hosts=frozenset({"box.lan", "::", "2001:db8::7"}), origins=frozenset({"http://page.lan"})
+)
 
 
 @pytest.fixture
@@ -59,7 +61,17 @@ async def test_health_tells_everyone_that_someone_is_there_and_nothing_else(guar
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost", "LOCALHOST:80", "127.0.0.1:8400", "127.9.9.9", "[::1]:80", "box.lan:1"]
+    "host",
+    [
+        "localhost",
+        "LOCALHOST:80",
+        "127.0.0.1:8400",
+        "127.9.9.9",
+        "[::1]:80",
+        "box.lan:1",
+        "[::]:80",
+        "[2001:DB8::0:7]",
+    ],
 )
 async def test_names_of_this_machine_are_answered(guarded: Served, host: str) -> None:
     assert (await guarded.http.get("/v1/models", headers=allowed(Host=host))).status_code == 200

@@ -125,7 +125,10 @@ def test_only_servers_of_the_user_are_announced(module: str, announced: int, tmp
         (("--model", "scripted:/nowhere"), 52, "can't be read"),
         (("--no-token", "--host", "0.0.0.0"), 42, "without a token anyone"),
         (("--token", "short"), 42, "at least 16"),
-        (("--host", "host.invalid"), 52, "can't listen"),
+        (("--host", "host.invalid"), 52, "Choose another --host"),
+        (("--host", "192.0.2.1"), 52, "Choose another --host"),
+        (("--host", "a..b"), 52, "Choose another --host"),
+        (("--host", ""), 52, "an empty --host"),
     ],
 )
 def test_what_can_not_be_served_is_one_line(
@@ -135,3 +138,29 @@ def test_what_can_not_be_served_is_one_line(
     found, out, err = ended(process)
     assert (found, out) == (code, "") and words in err and err.count("\n") == 1
     assert err.startswith("dsv4: error: ")
+
+
+@pytest.mark.parametrize(("target", "code"), [("/dev/full", 54), ("a closed pipe", 141)])
+def test_an_address_that_nobody_can_read_ends_it_in_a_line(target: str, code: int, tmp_path: Path) -> None:
+    if target != "a closed pipe" and not Path(target).exists():
+        pytest.skip("needs a device that is always full")
+    script = tmp_path / "turns.txt"
+    script.write_text("text: Hello.\n", encoding="utf-8")
+    if target == "a closed pipe":
+        reader, out = os.pipe()
+        os.close(reader)
+    else:
+        out = os.open(target, os.O_WRONLY)
+    command = [sys.executable, "-m", "dsv4_agent.cli.main", "serve", "--port", "0"]
+    environment = {**os.environ, "DSV4_STATE_DIR": str(tmp_path / "state"), "DSV4_SERVE_TOKEN": TOKEN}
+    done = subprocess.run(
+        [*command, "--model", f"scripted:{script}"],
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        timeout=60,
+    )
+    os.close(out)
+    assert (done.returncode, done.stderr.count("\n")) == (code, int(code == 54)), done.stderr
+    assert list((tmp_path / "state").glob("run/*")) == []
