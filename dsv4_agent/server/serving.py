@@ -16,6 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from dsv4_agent.loop.events import Subtype
+from dsv4_agent.server.connections import Connection
 from dsv4_agent.server.limits import Limits
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.plain_text import plain_line
@@ -24,6 +25,8 @@ __all__ = ["Address", "Server", "listen", "serve"]
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HEADER_BYTES: Final = 64 << 10
+_IDLE: Final = 30
+"""Seconds that a connection may take until it has brought the head of a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class Server(uvicorn.Server):
 def _config(app: ASGIApp, limits: Limits, patience: float) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -113,7 +116,7 @@ def _config(app: ASGIApp, limits: Limits, patience: float) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         limit_concurrency=limits.connections,
-        timeout_keep_alive=30,
+        timeout_keep_alive=_IDLE,
         timeout_graceful_shutdown=math.ceil(patience),
         h11_max_incomplete_event_size=_HEADER_BYTES,
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
 import httpx
 import pytest
 
+from dsv4_agent.server import serving as serving_module
 from dsv4_agent.server.limits import Limits
 from tests.model import tiny
 from tests.server.conftest import Served, nano_engine, serving
@@ -124,3 +126,25 @@ async def test_the_official_client_streams_calls_and_reads_errors() -> None:
             await client.chat.completions.create(model="nano", messages=messages, n=2)
         assert refused.value.param == "n"
         await client.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /health HTTP/1.1\r\nHost: local",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n{",
+    ],
+)
+async def test_a_connection_that_brings_no_request_is_closed(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_module, "_IDLE", 0.05)
+    async with serving(tiny.engine(), sockets=True) as served:
+        url = served.http.base_url
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(sent)
+        with contextlib.suppress(ConnectionError):
+            await asyncio.wait_for(reader.read(), 60)  # to the end, which never came
+        writer.close()
