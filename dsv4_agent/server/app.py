@@ -86,7 +86,7 @@ def _for_pages(rules: GuardRules) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=sorted(rules.origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Api-Key"],
+            allow_headers=["*"],  # the official clients send a dozen of their own
         )
     ]
 
@@ -103,4 +103,7 @@ async def _nobody(_: Request, error: Exception) -> Response:
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return error_response(ApiError(error.status_code, f"{error.detail}.", code="not_found"))
+    code = "method_not_allowed" if error.status_code == 405 else "not_found"
+    response = error_response(ApiError(error.status_code, f"{error.detail}.", code=code))
+    response.headers.update(error.headers or {})
+    return response

@@ -13,6 +13,7 @@ import logging
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dsv4_agent.server.api_errors import ApiError, error_response
@@ -50,6 +51,7 @@ class Guard:
         if scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
             response = error_response(refusal)
             response.headers["Connection"] = "close"
+            self._open_to_page(scope, response)
             await response(scope, receive, send)
             return
         if scope["type"] == "websocket":
@@ -59,6 +61,12 @@ class Guard:
             await self._contained(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    def _open_to_page(self, scope: Scope, response: Response) -> None:
+        """Let a page that may use the server read why it wasn't served."""
+        origin = Headers(scope=scope).get("origin")
+        if origin in self._rules.origins:
+            response.headers.update({"Access-Control-Allow-Origin": origin, "Vary": "Origin"})
 
     async def _contained(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application; a mistake in it ends the request, and is told by its kind and place alone."""
@@ -74,7 +82,9 @@ class Guard:
         except Exception as error:
             _log.error("a request failed: %s", kind_and_place(error))
             if not begun:
-                await error_response(internal_error())(scope, receive, send)
+                response = error_response(internal_error())
+                self._open_to_page(scope, response)
+                await response(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         headers = Headers(scope=scope)

@@ -98,11 +98,16 @@ async def test_an_allowed_origin_is_served_by_its_name(guarded: Served) -> None:
     response = await guarded.http.get("/v1/models", headers=allowed(Origin=page))
     assert response.status_code == 200
     assert response.headers["access-control-allow-origin"] == page
-    asking = {"Origin": page, "Access-Control-Request-Method": "POST"}
+    asking = {
+        "Origin": page,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os,anthropic-version",
+    }
     before = await guarded.http.options("/v1/completions", headers=asking)
     assert before.status_code == 200 and before.headers["access-control-allow-origin"] == page
+    assert "x-stainless-os" in before.headers["access-control-allow-headers"]
     without = await guarded.http.post("/v1/completions", headers={"Origin": page}, json={"prompt": [20]})
-    assert without.status_code == 401
+    assert without.status_code == 401 and without.headers["access-control-allow-origin"] == page
 
 
 async def test_a_large_body_is_refused_by_its_length_and_by_its_bytes(guarded: Served) -> None:
@@ -120,6 +125,7 @@ async def test_unknown_paths_and_methods_have_the_shape_of_an_error(guarded: Ser
     wrong = await guarded.http.get("/v1/completions", headers=allowed())
     assert (missing.status_code, wrong.status_code) == (404, 405)
     assert missing.json()["error"]["message"] == "Not Found."
+    assert wrong.json()["error"]["code"] == "method_not_allowed" and wrong.headers["allow"] == "POST"
 
 
 async def test_a_mistake_of_the_program_tells_nothing_of_the_request(
