@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -30,6 +31,18 @@ class FairQueue(Generic[T]):
         if lane:
             self._lanes[client] = lane
         return item
+
+    def drop(self, unwanted: Callable[[T], bool]) -> int:
+        """Take out what nobody waits for any more; how many that were."""
+        before = len(self)
+        for client, lane in tuple(self._lanes.items()):
+            if any(map(unwanted, lane)):
+                kept = deque(item for item in lane if not unwanted(item))
+                if kept:
+                    self._lanes[client] = kept
+                else:
+                    del self._lanes[client]
+        return before - len(self)
 
     def drain(self) -> list[T]:
         """Everything that waits, in the order in which it would have been served."""

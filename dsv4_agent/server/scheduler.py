@@ -178,6 +178,8 @@ class Scheduler:
         return bool(self._jobs or self._errands or not self._closing)
 
     def _admit(self) -> None:
+        with self._wake:  # who gave up waiting leaves a place for others, even while none of the running ends
+            self.counts.cancelled += self._queue.drop(lambda job: job.cancelled.is_set())
         while len(self._jobs) < self.limits.sequences:
             with self._wake:
                 if not self._queue:

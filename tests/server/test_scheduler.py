@@ -169,6 +169,19 @@ async def test_what_is_cancelled_while_it_waits_is_never_computed() -> None:
     assert bench.events(waiting) == [] and bench.scheduler.counts.admitted == 1
 
 
+async def test_who_gives_up_waiting_leaves_the_place_to_others() -> None:
+    bench = bench_of(sequences=1, queue=2)
+    bench.ask(prompt(8, 1), 200)
+    await bench.rounds()
+    for client in ("a", "b"):
+        bench.ask(prompt(8, 2), client=client).cancelled.set()
+    await bench.rounds()
+    assert (bench.scheduler.waiting, bench.scheduler.counts.cancelled) == (0, 2)
+    served = bench.ask(prompt(8, 3), client="c")
+    await bench.finish()
+    assert isinstance(bench.end(served), Ended)
+
+
 async def test_a_prompt_goes_on_from_what_another_left(bench: Bench) -> None:
     first = bench.ask(prompt(100, 1), 6)
     await bench.finish()
