@@ -263,7 +263,7 @@ class ChatTurn:
             if call in message.calls and self._fits_form(call):
                 shown.append(self._call(call))
             elif reason is FinishReason.STOP:
-                shown += self._say(call.raw)
+                shown += self._say(self._stops.feed(call.raw) + self._stops.finish())
         so_far.warnings.extend(message.errors)
         finish = "length" if reason is not FinishReason.STOP else "tool_calls" if so_far.calls else "stop"
         if so_far.odds:

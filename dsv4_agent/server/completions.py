@@ -170,9 +170,13 @@ class _Choice:
         self.codec = service.model.codec
         self._held = held
         self._body = body
-        self._text = SampledText(self.codec, skip_special=body.skip_special_tokens is not False)
+        self._text = self._reader()
+        self.measured, self.offset = self._reader(), 0
         self._stops = StopStrings(stops_of(body.stop))
         self.turn: Turn = service.start(request)
+
+    def _reader(self) -> SampledText:
+        return SampledText(self.codec, skip_special=self._body.skip_special_tokens is not False)
 
     async def pieces(self) -> AsyncGenerator[_Piece, None]:
         """The answer, piece by piece; the last one has `finish`."""
@@ -228,7 +232,6 @@ class _Answer:
             "created": int(time.time()),
             "model": model,
         }
-        self._offsets: dict[int, int] = {}
 
     async def chunks(self, choices: list[_Choice]) -> AsyncGenerator[Mapping[str, Any], None]:
         """A chunk a token."""
@@ -273,14 +276,11 @@ class _Answer:
     def _logprobs(self, piece: _Piece, choice: _Choice) -> dict[str, Any]:
         """The log-probabilities in the form of OpenAI's completions."""
         codec = choice.codec
-        offset = self._offsets.get(piece.index, 0)
         tokens, offsets = [], []
         for token, _ in piece.odds:
-            text = shown_bytes(codec, token)[0]
-            tokens.append(text)
-            offsets.append(offset)
-            offset += len(text)
-        self._offsets[piece.index] = offset
+            tokens.append(shown_bytes(codec, token)[0])
+            offsets.append(choice.offset)  # in the text, where bytes count once they are a character
+            choice.offset += len(choice.measured.push(token))
         top = [{shown_bytes(codec, id)[0]: value for id, value in odds.top} for _, odds in piece.odds]
         return {
             "tokens": tokens,

@@ -164,6 +164,15 @@ async def test_log_probabilities_have_the_form_of_the_api(small: Served) -> None
         assert len(top) <= 3
 
 
+async def test_offsets_of_tokens_are_places_in_the_text(nano: Served) -> None:
+    answer = await nano.complete(prompt="漢漢漢漢", max_tokens=8, logprobs=1, return_token_ids=True)
+    choice = answer["choices"][0]
+    codec, ids = nano.service.model.codec, choice["token_ids"]
+    assert any(len(codec.token_bytes(id)) < len("漢".encode()) for id in ids)
+    before = [b"".join(map(codec.token_bytes, ids[:at])).decode("utf-8", "ignore") for at in range(8)]
+    assert choice["logprobs"]["text_offset"] == [len(text) for text in before]
+
+
 @pytest.mark.parametrize(
     ("field", "body"),
     [

@@ -221,3 +221,20 @@ raw: |
     call = misfit["choices"][0]["message"]["tool_calls"][0]["function"]
     assert (call["name"], json.loads(call["arguments"])) == ("read", {"limit": "three"})
     assert "limit" in misfit["warning"]
+
+
+async def test_a_stop_string_ends_what_can_not_be_read_as_a_call() -> None:
+    source = Recorded("""
+raw: |
+  Thought.</think>Look:
+
+  <｜DSML｜tool_calls>
+  <｜DSML｜invoke name="remove_everything">
+  <｜DSML｜parameter name="path" string="true">/</｜DSML｜parameter>
+  </｜DSML｜invoke>
+  </｜DSML｜tool_calls><｜end▁of▁sentence｜>
+""")
+    body = {"messages": [{"role": "user", "content": "Go."}], "tools": [READ], "stop": ["everything"]}
+    async with client_of(source) as client:
+        choice = (await client.post("/v1/chat/completions", json=body)).json()["choices"][0]
+    assert choice["message"]["content"].endswith('invoke name="remove_') and choice["finish_reason"] == "stop"
