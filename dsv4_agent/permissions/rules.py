@@ -47,7 +47,7 @@ class Rule:
         if self.pattern.endswith(":*"):
             prefix = self.pattern[:-2].strip()
             return text == prefix or text.startswith(prefix + " ")
-        return _wildcard(self.pattern).fullmatch(text) is not None
+        return _fits(self.pattern, text)
 
     def denies_shell(self, analysis: Analysis) -> bool:
         """Whether any command found anywhere matches."""
@@ -85,8 +85,20 @@ def parse_rules(text: str) -> tuple[Rule, ...]:
     return tuple(parse_rule(part) for part in parts if part.strip())
 
 
-def _wildcard(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(re.escape(part) for part in pattern.split("*")), re.DOTALL)
+def _fits(pattern: str, text: str) -> bool:
+    """Whether a text is the pattern with anything for its stars; in one pass, however many there are."""
+    first, *rest = pattern.split("*")
+    if not rest:
+        return text == first
+    *middle, last = rest
+    at, end = len(first), len(text) - len(last)
+    if not text.startswith(first) or not text.endswith(last):
+        return False
+    for part in middle:
+        if (found := text.find(part, at, max(at, end))) < 0:
+            return False
+        at = found + len(part)
+    return at <= end
 
 
 def _path_pattern(pattern: str, ignore_case: bool) -> re.Pattern[str]:

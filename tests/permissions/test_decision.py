@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dsv4_agent.permissions.decision import (
     Access,
@@ -361,6 +364,18 @@ def test_wildcards_inside_a_command() -> None:
     assert shell("python3 -m unittest", allow=allow).outcome is Outcome.ALLOW
     assert shell("python3 -m pytest", allow=allow).outcome is Outcome.ASK
     assert shell("python3 -m unittest; ls", allow=allow).outcome is Outcome.ASK
+
+
+@given(st.text("ab*", max_size=8), st.text("ab", max_size=12))
+def test_a_star_stands_for_anything(pattern: str, word: str) -> None:
+    rule = parse_rule(f"shell(x{pattern})")
+    meant = re.compile(".*".join(map(re.escape, f"x{pattern}".split("*"))))
+    assert rule.matches_words((f"x{word}",)) == (meant.fullmatch(f"x{word}") is not None)
+
+
+def test_a_rule_of_many_stars_is_read_in_one_pass() -> None:
+    rule = parse_rule("shell(echo " + "*a" * 30 + "*b)")
+    assert not rule.matches_words(("echo", "a" * 9_000))  # would not end if every way were tried
 
 
 @pytest.mark.parametrize(
