@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
 
+_ENDPOINT = re.compile(r"(/chat)?/completions$")
 _VERSION = re.compile(r"/v\d+[a-z0-9]*(/|$)")
 
 
@@ -23,8 +24,8 @@ class Address:
 
     @classmethod
     def of(cls, base_url: str) -> Self:
-        """`https://host`, `https://host/v1`, with or without a last slash. Raises `AddressError`."""
-        text = base_url.strip().rstrip("/")
+        """`https://host` or `https://host/v1`; an endpoint behind it is left out. Raises `AddressError`."""
+        text = _ENDPOINT.sub("", base_url.strip().rstrip("/"))
         parts = urlsplit(text)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise AddressError(f"base_url {base_url!r} is no address; write http://HOST:PORT or https://HOST")

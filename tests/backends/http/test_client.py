@@ -34,6 +34,8 @@ STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
         ("https://h/v1beta/openai", "https://h", "https://h/v1beta/openai"),
         ("https://h/anthropic", "https://h/anthropic", "https://h/anthropic/v1"),
         ("HTTPS://h/v1", "https://h", "https://h/v1"),
+        ("https://h/api/v1/chat/completions", "https://h/api", "https://h/api/v1"),
+        ("http://h:1/v1/completions/", "http://h:1", "http://h:1/v1"),
     ],
 )
 def test_addresses(given: str, root: str, api: str) -> None:
