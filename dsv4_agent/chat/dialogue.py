@@ -233,7 +233,12 @@ class Dialogue:
         if self.options.resume is not None:
             from dsv4_agent.chat.errands import resume
 
+            self._jobs.appendleft(self._tell_of_a_new_session)  # behind the reason, should this fail
             await self._errand(functools.partial(resume, self.options.resume))
+
+    async def _tell_of_a_new_session(self) -> None:
+        if self.conversation is not None and self.conversation.agent is None:
+            self._say("info", "the next prompt begins a new session")
 
     async def _prompt(self, text: str, typed: str | None) -> None:
         if (conversation := await self._opened()) is None:

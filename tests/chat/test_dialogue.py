@@ -1,110 +1,33 @@
-"""The chat as an actor, over the real loop and tools: intents in, events out."""
+"""The chat as an actor: intents in, events out."""
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from dsv4_agent.chat.dialogue import Choice, Dialogue
-from dsv4_agent.chat.events import ChatEvent, Opened, PlanReady, ShellRan
+from dsv4_agent.chat.events import PlanReady, ShellRan
 from dsv4_agent.chat.options import ChatOptions
 from dsv4_agent.chat.status import Phase
 from dsv4_agent.loop.events import (
     ApprovalRequested,
-    Compacted,
     FileChangeItem,
     ItemCompleted,
     ItemStatus,
     Notice,
     PermissionDenied,
     PrefixBreak,
-    Rewound,
     RunResult,
     Subtype,
     UserMessage,
 )
 from dsv4_agent.permissions.decision import PermissionMode
-from dsv4_agent.session.store import list_sessions
 from dsv4_agent.workbench.model_options import Effort, ModelOptions
-
-GIT = ("git", "-c", "user.name=T", "-c", "user.email=t@example.invalid", "-c", "init.defaultBranch=main")
-
-EDIT = """\
-call: edit
-  path: app.py
-  old_string: old
-  new_string: new
-"""
-T = TypeVar("T")
-COMMAND = "call: shell\n  command: echo hello\n"
-
-
-class Chat:
-    """A dialogue that runs, with everything it has shown so far."""
-
-    def __init__(self, dialogue: Dialogue) -> None:
-        self.dialogue = dialogue
-        self.seen: list[ChatEvent] = []
-
-    async def until(self, wanted: Callable[[ChatEvent], bool]) -> ChatEvent:
-        async with asyncio.timeout(20):
-            async for event in self.dialogue.events():
-                self.seen.append(event)
-                if wanted(event):
-                    return event
-        raise AssertionError
-
-    async def until_a(self, kind: type[T]) -> T:
-        event = await self.until(lambda event: isinstance(event, kind))
-        assert isinstance(event, kind)
-        return event
-
-    async def say(self, text: str) -> RunResult:
-        await self.dialogue.submit(text)
-        return await self.until_a(RunResult)
-
-    def of(self, kind: type[T]) -> list[T]:
-        return [event for event in self.seen if isinstance(event, kind)]
-
-    async def settle(self) -> None:
-        """Wait until all jobs are done."""
-        async with asyncio.timeout(20):
-            while self.dialogue._jobs or self.dialogue.status.phase is not Phase.IDLE:
-                await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DSV4_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("DSV4_CONFIG_DIR", str(tmp_path / "config"))
-    root = tmp_path / "repo"
-    root.mkdir()
-    (root / "app.py").write_text("old = 1\n")
-    for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "first")):
-        subprocess.run((*GIT, *command), cwd=root, check=True)
-    return root
-
-
-@asynccontextmanager
-async def chat_with(script: str, workspace: Path, **options: object) -> AsyncIterator[Chat]:
-    file = workspace.parent / "script.txt"
-    file.write_text(script)
-    chosen = ChatOptions(directory=workspace, model=ModelOptions(name=f"scripted:{file}"), **options)  # type: ignore[arg-type]
-    dialogue = Dialogue(chosen)
-    task = asyncio.create_task(dialogue.run())
-    try:
-        yield Chat(dialogue)
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+from tests.chat.talking import COMMAND, EDIT, Chat, chat_with
 
 
 async def test_a_prompt_and_its_answer(workspace: Path) -> None:
@@ -209,105 +132,6 @@ async def test_what_an_interrupted_run_did_not_read_comes_next(workspace: Path) 
         chat.dialogue.interrupt()
         assert (await chat.until_a(RunResult)).subtype is Subtype.ABORTED
         assert (await chat.until_a(RunResult)).result == "Second."
-
-
-async def test_undo_takes_back_a_run_and_tells_the_model(workspace: Path) -> None:
-    script = f"{EDIT}---\ntext: Done.\n---\ntext: I know."
-    async with chat_with(script, workspace, permission_mode=PermissionMode.ACCEPT_EDITS) as chat:
-        await chat.say("go")
-        await chat.settle()
-        assert (workspace / "app.py").read_text() == "new = 1\n"
-        chat.dialogue.undo()
-        notice = await chat.until_a(Notice)
-        assert notice.text == "put back: app.py"
-        assert (workspace / "app.py").read_text() == "old = 1\n"
-        chat.dialogue.undo()
-        assert (await chat.until_a(Notice)).text == "there is nothing to undo"
-        await chat.say("and now?")
-        assert chat.dialogue.conversation is not None and chat.dialogue.conversation.agent is not None
-        told = str(chat.dialogue.conversation.agent.session.transcript.messages())
-        assert "The user has undone your last changes to: app.py" in told
-
-
-async def test_rewinding_and_saying_it_otherwise(workspace: Path) -> None:
-    async with chat_with("text: One.\n---\ntext: Two.\n---\ntext: Other.", workspace) as chat:
-        await chat.say("first")
-        await chat.say("second")
-        await chat.settle()
-        assert chat.dialogue.rewind(1) == "second"
-        assert (await chat.until_a(Rewound)).kept == 1
-        assert chat.dialogue.status.kv is None  # the figures were those of what is no more
-        await chat.say("another second")
-        assert chat.dialogue.conversation is not None
-        assert [mark.text for mark in chat.dialogue.conversation.prompts] == ["first", "another second"]
-        assert chat.dialogue.rewind(7) is None
-
-
-async def test_a_session_is_taken_up_again_with_everything_that_was_shown(workspace: Path) -> None:
-    async with chat_with("text: One.", workspace) as chat:
-        await chat.say("first")
-        shown = chat.seen
-    (info,) = list_sessions()
-    assert (info.title, info.cwd, info.prompts) == ("first", str(workspace), 1)
-    async with chat_with("text: Two.", workspace, resume="last") as chat:
-        opened = await chat.until_a(Opened)
-        assert [e for e in opened.events if isinstance(e, UserMessage | RunResult)] == [
-            e for e in shown if isinstance(e, UserMessage | RunResult)
-        ]
-        assert (await chat.say("second")).result == "Two."
-    assert list_sessions()[0].prompts == 2
-
-
-async def test_compaction_shows_its_price_first_and_the_next_prompt_brings_the_summary(
-    workspace: Path,
-) -> None:
-    script = "text: One.\n---\ntext: The summary.\n---\ntext: Two.\n---\ntext: Another two."
-    async with chat_with(script, workspace) as chat:
-        await chat.say("first")
-        chat.dialogue.compact("keep names")
-        await chat.until_a(RunResult)
-        kinds = [type(event) for event in chat.seen]
-        assert kinds.index(PrefixBreak) < kinds.index(Compacted)
-        compacted = chat.of(Compacted)[0]
-        assert compacted.summary == "The summary."
-        assert compacted.tokens_after < compacted.tokens_before
-        await chat.say("second")
-        assert chat.dialogue.conversation is not None and chat.dialogue.conversation.agent is not None
-        first, *_ = chat.dialogue.conversation.agent.session.transcript.messages()[1:]
-        assert "<summary>\nThe summary.\n</summary>" in str(first["content"])
-        assert len(chat.dialogue.conversation.prompts) == 1
-        await chat.settle()
-        assert list_sessions()[0].prompts == 2
-        # Gone back to before the prompt that brought it, the next one brings it.
-        assert chat.dialogue.rewind(0) == "second"
-        assert (await chat.say("another second")).result == "Another two."
-        first, *_ = chat.dialogue.conversation.agent.session.transcript.messages()[1:]
-        assert "<summary>\nThe summary.\n</summary>" in str(first["content"])
-
-
-async def test_a_session_that_ends_with_a_compaction_is_found_again(workspace: Path) -> None:
-    async with chat_with("text: One.\n---\ntext: The summary.", workspace) as chat:
-        await chat.say("first")
-        chat.dialogue.compact()
-        await chat.until_a(Compacted)
-        await chat.settle()
-    assert [info.prompts for info in list_sessions()] == [1]
-    async with chat_with("text: Two.", workspace, resume="last") as chat:
-        await chat.until_a(Opened)
-        await chat.say("second")
-        assert chat.dialogue.conversation is not None and chat.dialogue.conversation.agent is not None
-        first, *_ = chat.dialogue.conversation.agent.session.transcript.messages()[1:]
-        assert "<summary>\nThe summary.\n</summary>" in str(first["content"])
-
-
-async def test_a_failed_compaction_leaves_everything_as_it_was(workspace: Path) -> None:
-    async with chat_with("text: One.\n---\nerror: out of order\n---\ntext: Two.", workspace) as chat:
-        await chat.say("first")
-        chat.dialogue.compact()
-        assert (await chat.until_a(RunResult)).error == "out of order"
-        assert chat.dialogue.conversation is not None
-        assert [mark.text for mark in chat.dialogue.conversation.prompts] == ["first"]
-        assert (await chat.say("second")).result == "Two."
 
 
 async def test_a_shell_line_is_read_with_the_next_prompt(workspace: Path) -> None:
