@@ -67,6 +67,19 @@ async def test_a_question_follows_the_terminal(driven) -> None:
         assert chat.app.composer.region
 
 
+async def test_a_question_that_is_being_taken_away_can_still_be_laid_out(driven) -> None:
+    async with driven("call: shell\n  command: echo hello\n---\ntext: Done.", size=(80, 24)) as chat:
+        await chat.ready()
+        await chat.say("go")
+        panel = await chat.panel(ApprovalPanel)
+        await panel.remove_children()
+        panel.fit()
+        panel._count_below()
+        assert panel.get_content_height(chat.app.size, chat.app.size, 76) == 0
+        await chat.pilot.press("y")
+        await chat.until(lambda: "Done." in chat.shown)
+
+
 @pytest.mark.parametrize("size", [(80, 24), (40, 12)])
 async def test_the_end_of_a_page_can_be_read(driven, size: tuple[int, int]) -> None:
     async with driven(size=size) as chat:

@@ -112,6 +112,8 @@ class ApprovalPanel(Fitted, can_focus=True):
 
     def fit(self) -> None:
         """Choose between whole sentences and single words, by the room in the terminal."""
+        if not self.query(Reading):  # it is being taken away
+            return
         size = self.app.size
         width = max(1, size.width - self.gutter.width)
         room = self.room(size.height)
@@ -178,8 +180,9 @@ class ApprovalPanel(Fitted, can_focus=True):
         self.call_after_refresh(self._count_below)
 
     def _count_below(self) -> None:
-        below = self.query_one(Reading).hidden_below
-        self.border_subtitle = Content(f"… {below} more rows (PageDown)" if below else "")
+        for reading in self.query(Reading):  # none any more if it was answered meanwhile
+            below = reading.hidden_below
+            self.border_subtitle = Content(f"… {below} more rows (PageDown)" if below else "")
 
     @property
     def _palette(self) -> Palette:

@@ -27,7 +27,9 @@ class Fitted(Widget):
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         # Not by `1fr` and `max-height`: an automatic parent measures without them, and `1fr` takes it all.
-        giving = self.query_one(self.GIVES)
+        giving = next(iter(self.query(self.GIVES)), None)
+        if giving is None:  # laid out once more while it is taken away, its children first
+            return 0
         others = [child for child in self.children if child is not giving and child.display]
         taken = sum(_rows_of(child, container, viewport, width) for child in others)
         room = self.room(viewport.height)
