@@ -6,6 +6,7 @@ name, which the Host header shows, and every other page shows its Origin.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dsv4_agent.server.api_errors import ApiError, error_response
 from dsv4_agent.server.mistakes import internal_error, kind_and_place
+from dsv4_agent.server.refusals import closing
 from dsv4_agent.server.tokens import is_loopback
 
 __all__ = ["Guard", "GuardRules"]
@@ -79,12 +81,16 @@ class Guard:
 
         try:
             await self._app(scope, receive, sending)
+            return
+        except asyncio.CancelledError:  # by the server, which ends and has waited long enough
+            told = closing()
         except Exception as error:
             _log.error("a request failed: %s", kind_and_place(error))
-            if not begun:
-                response = error_response(internal_error())
-                self._open_to_page(scope, response)
-                await response(scope, receive, send)
+            told = internal_error()
+        if not begun:
+            response = error_response(told)
+            self._open_to_page(scope, response)
+            await response(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         headers = Headers(scope=scope)

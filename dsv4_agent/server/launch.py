@@ -85,7 +85,7 @@ def _serve(options: ServeOptions) -> int:
 
         announcement = _announcement(options, service, address.url, token)
         with announced(announcement) if options.announce else nullcontext():
-            serve(app, listener, limits, ready, options.patience)
+            serve(app, listener, limits, ready, options.patience, source.close)
     return int(ExitCode.OK)
 
 

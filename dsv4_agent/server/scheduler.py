@@ -131,11 +131,13 @@ class Scheduler:
     def close(self, patience: float, last: Callable[[Iterable[Sequence]], None] | None = None) -> None:
         """Refuse new turns, let the running ones end within `patience` seconds, and end the thread; blocks.
 
+        Those that don't end are told 503. Another call, from another thread, can only shorten the time.
+
         `last` gets the idle timelines, most recently used first, before they are let go.
         """
         with self._wake:
             self._closing = True
-            self._deadline = monotonic() + patience
+            self._deadline = min(self._deadline, monotonic() + patience)
             self._last_act = last
             self._wake.notify()
         self._thread.join()
@@ -285,7 +287,10 @@ class Scheduler:
             self._drop(job, told(member.error))
             return
         reason = _REASONS[member.stop_reason or StopReason.CANCELLED]
-        self._outbox.put(job, Ended(reason, member.sequence.usage()))
+        if self._closing and reason is FinishReason.INTERRUPTED:
+            self._outbox.put(job, closing())  # an answer that was cut off must not look like a long one
+        else:
+            self._outbox.put(job, Ended(reason, member.sequence.usage()))
         if reason is FinishReason.INTERRUPTED:
             self.counts.cancelled += 1
         else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 
 from dsv4_agent.backends.base import Finished, GenerationRequest, ModelError, SampledText
 from dsv4_agent.backends.scripted import ScriptedBackend
@@ -24,6 +26,8 @@ class ScriptedSource:
     def __init__(self, backend: ScriptedBackend, codec: Codec, preset: Preset) -> None:
         self._backend = backend
         self._closed = False
+        self._over = asyncio.Event()
+        self._running: set[_ScriptedTurn] = set()
         info = backend.info
         self._model = ServedModel(info.id, info.context_window, codec, preset, Encoder.API)
 
@@ -35,11 +39,24 @@ class ScriptedSource:
         """Begin the script's next turn. Raises `ApiError` once the server ends."""
         if self._closed:
             raise closing()
-        return _ScriptedTurn(self._events(request))
+        turn = _ScriptedTurn(self._events(request), self._over, self._leave)
+        self._running.add(turn)
+        return turn
 
     async def close(self, patience: float) -> None:
-        """Refuse new turns; those that run are short."""
+        """Refuse new turns; those that run, and pause for longer, are told that the server ends."""
         self._closed = True
+        if not self._running:
+            self._over.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._over.wait()
+        self._over.set()
+
+    def _leave(self, turn: _ScriptedTurn) -> None:
+        self._running.discard(turn)
+        if self._closed and not self._running:
+            self._over.set()
 
     async def _events(self, request: TurnRequest) -> AsyncGenerator[TurnEvent, None]:
         codec = self._model.codec
@@ -74,17 +91,41 @@ class ScriptedSource:
 
 
 class _ScriptedTurn:
-    def __init__(self, events: AsyncGenerator[TurnEvent, None]) -> None:
-        self._events = events
+    def __init__(
+        self,
+        events: AsyncGenerator[TurnEvent, None],
+        over: asyncio.Event,
+        gone: Callable[[_ScriptedTurn], None],
+    ) -> None:
+        self._events, self._over, self._gone = events, over, gone
 
     def __aiter__(self) -> _ScriptedTurn:
         return self
 
     async def __anext__(self) -> TurnEvent:
-        return await anext(self._events)
+        step = asyncio.create_task(_next(self._events))
+        end = asyncio.create_task(self._over.wait())
+        try:
+            await asyncio.wait([step, end], return_when=asyncio.FIRST_COMPLETED)
+            if not step.done():
+                raise closing()
+            event = step.result()
+        finally:
+            step.cancel()
+            end.cancel()
+        if event is None:
+            self._gone(self)
+            raise StopAsyncIteration
+        return event
 
     def cancel(self) -> None:
         """Nothing computes; the generator is closed by whoever collects it."""
+        self._gone(self)
+
+
+async def _next(events: AsyncGenerator[TurnEvent, None]) -> TurnEvent | None:
+    """None at the end, for a future can't bring `StopAsyncIteration`'s relative."""
+    return await anext(events, None)
 
 
 class _Nothing:

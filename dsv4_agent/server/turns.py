@@ -177,5 +177,9 @@ class TurnSource(Protocol):
         ...
 
     async def close(self, patience: float) -> None:
-        """Refuse new turns, let running ones end within `patience` seconds, then release the model."""
+        """Refuse new turns, let running ones end within `patience` seconds, then release the model.
+
+        What still runs then is told that the server ends (`ApiError`, 503). Another call, while one waits,
+        can only shorten the time.
+        """
         ...

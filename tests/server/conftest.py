@@ -85,7 +85,7 @@ async def serving(
         return
     listener, address = listen("127.0.0.1", 0)
     ready = asyncio.Event()
-    server = Server(app, limits, ready.set, patience)
+    server = Server(app, limits, ready.set, patience, source.close)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await ready.wait()

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -164,3 +166,65 @@ def test_an_address_that_nobody_can_read_ends_it_in_a_line(target: str, code: in
     os.close(out)
     assert (done.returncode, done.stderr.count("\n")) == (code, int(code == 54)), done.stderr
     assert list((tmp_path / "state").glob("run/*")) == []
+
+
+PAUSES = "text: Hello.\ndelay: 600\ntext: End.\n---\ntext: Hello.\ndelay: 600\ntext: End.\n"
+ASKED = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+
+
+@pytest.mark.parametrize("signals", [1, 2], ids=["the patience ends", "a second signal"])
+def test_streams_that_the_end_cuts_off_are_told(start: Start, tmp_path: Path, signals: int) -> None:
+    script = tmp_path / "turns.txt"
+    script.write_text(PAUSES, encoding="utf-8")
+    drain = "0.2" if signals == 1 else "600"
+    process, url = start("--model", f"scripted:{script}", "--token", TOKEN, "--drain", drain)
+    with client(url) as http, http.stream("POST", "chat/completions", json=ASKED) as response:
+        lines = response.iter_lines()
+        while "Hello" not in next(lines):
+            pass
+        for _ in range(signals):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+        told = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert told[-1]["error"]["code"] == "shutting_down"
+    assert ended(process) == (0, "", "")
+
+
+def test_a_body_that_never_ends_does_not_end_in_a_traceback(start: Start, tmp_path: Path) -> None:
+    script = tmp_path / "turns.txt"
+    script.write_text(PAUSES, encoding="utf-8")
+    process, url = start("--model", f"scripted:{script}", "--token", TOKEN, "--drain", "0")
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port or 0)) as connection:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+        connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+        with client(url) as http:
+            http.get("models").raise_for_status()
+        process.send_signal(signal.SIGTERM)
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert ended(process) == (0, "", "")
+
+
+def test_nohup_keeps_it_beyond_its_terminal(tmp_path: Path) -> None:
+    script = tmp_path / "turns.txt"
+    script.write_text(PAUSES, encoding="utf-8")
+    command = [sys.executable, "-m", "dsv4_agent.cli.main", "serve", "--port", "0"]
+    command += ["--model", f"scripted:{script}", "--token", TOKEN]
+    environment = {**os.environ, "DSV4_STATE_DIR": str(tmp_path / "state")}
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    with process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[-1]
+            process.send_signal(signal.SIGHUP)
+            for _ in range(3):
+                with client(url) as http:
+                    http.get("models").raise_for_status()
+                time.sleep(0.2)
+        finally:
+            process.terminate()

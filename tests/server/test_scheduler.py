@@ -331,11 +331,11 @@ async def test_closing_lets_the_running_end_and_refuses_the_waiting(monkeypatch:
         bench.ask(prompt(20, 3))
 
 
-async def test_closing_without_patience_cancels() -> None:
+async def test_closing_without_patience_cancels_and_says_so() -> None:
     bench = bench_of()
     running = bench.ask(prompt(20, 1), 500)
     await bench.rounds(3)
     bench.scheduler.start()
     await asyncio.to_thread(bench.scheduler.close, 0.0)
     await bench.collect()
-    assert isinstance(end := bench.end(running), Ended) and end.reason is FinishReason.INTERRUPTED
+    assert isinstance(end := bench.end(running), ApiError) and end.code == "shutting_down"
