@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,3 +177,19 @@ def test_required_tokens_have_their_ids() -> None:
     tokenizer = tiny.tokenizer()
     assert [tokenizer.id_of(text) for text in REQUIRED_TOKENS] == list(range(7))
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.dsml_id) == (0, 1, 6)
+
+
+def test_other_threads_run_while_a_long_text_is_encoded() -> None:
+    """A server encodes in a thread, and would answer nobody meanwhile."""
+    tokenizer = tiny.tokenizer()
+    text = "word and " * 100_000
+    ids: list[list[int]] = []
+    thread = threading.Thread(target=lambda: ids.append(tokenizer.encode(text, False)))
+    thread.start()
+    turns = 0
+    while thread.is_alive():
+        time.sleep(0.001)
+        turns += 1
+    assert turns > 20
+    assert ids == [tokenizer.encode("word and " * 1000, False) * 100]
+    assert tokenizer.encode(text + "\ud800", False)[: len(ids[0])] == ids[0]

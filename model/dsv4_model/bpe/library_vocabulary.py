@@ -14,6 +14,8 @@ from dsv4_model.bpe.alphabet import byte_alphabet
 
 _LARGE = 1 << 20
 """Bytes of a tokenizer.json."""
+_LONG = 1 << 15
+"""Characters from which on the library is called so that it lets other threads run meanwhile."""
 
 
 class NotByteLevelError(ValueError):
@@ -58,7 +60,9 @@ class LibraryVocabulary:
         Raises `TypeError` or `UnicodeEncodeError` for a lone surrogate.
         """
         backend = self._structure if structure else self._content
-        return backend.encode(text, add_special_tokens=False).ids
+        if len(text) < _LONG:
+            return backend.encode(text, add_special_tokens=False).ids
+        return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def spelling(self, id: int) -> bytes | None:
         """The bytes of a token that is not an added one; None if there is none of this number.
