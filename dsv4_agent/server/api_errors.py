@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients know them: a status, a message, a type, the field, a code."""
+"""Errors as OpenAI's clients know them (a message, a type, the field, a code), and as Anthropic's do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse
 
 __all__ = ["ApiError", "Json", "bad_request", "error_response", "of_validation"]
+
+_MESSAGES = "/v1/messages"
+_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
 
 
 class Json(JSONResponse):
@@ -47,16 +57,22 @@ class ApiError(Exception):
             "error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code},
         }
 
+    def anthropic_body(self) -> dict[str, Any]:
+        """The same for Anthropic's clients."""
+        kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
+        return {"type": "error", "error": {"type": kind, "message": str(self)}}
+
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
     """A request that can't be served as it is."""
     return ApiError(400, message, param=param, code=code)
 
 
-def error_response(error: ApiError) -> Json:
-    """The HTTP response to an error."""
+def error_response(error: ApiError, path: str) -> Json:
+    """The HTTP response to an error, in the shape of the API that the request's path belongs to."""
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return Json(error.body(), error.status, headers)
+    anthropic = path == _MESSAGES or path.startswith(f"{_MESSAGES}/")
+    return Json(error.anthropic_body() if anthropic else error.body(), error.status, headers)
 
 
 def of_validation(error: ValidationError, *place: str | int) -> ApiError:

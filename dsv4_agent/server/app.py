@@ -91,9 +91,9 @@ def _for_pages(rules: GuardRules) -> list[Middleware]:
     ]
 
 
-async def _api_error(_: Request, error: Exception) -> Response:
+async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
 async def _nobody(_: Request, error: Exception) -> Response:
@@ -101,9 +101,10 @@ async def _nobody(_: Request, error: Exception) -> Response:
     return Response(status_code=499)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = "method_not_allowed" if error.status_code == 405 else "not_found"
-    response = error_response(ApiError(error.status_code, f"{error.detail}.", code=code))
+    told = ApiError(error.status_code, f"{error.detail}.", code=code)
+    response = error_response(told, request.url.path)
     response.headers.update(error.headers or {})
     return response

@@ -51,7 +51,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (refusal := self._refusal(scope)) is not None:
-            response = error_response(refusal)
+            response = error_response(refusal, scope["path"])
             response.headers["Connection"] = "close"
             self._open_to_page(scope, response)
             await response(scope, receive, send)
@@ -88,7 +88,7 @@ class Guard:
             _log.error("a request failed: %s", kind_and_place(error))
             told = internal_error()
         if not begun:
-            response = error_response(told)
+            response = error_response(told, scope["path"])
             self._open_to_page(scope, response)
             await response(scope, receive, send)
 

@@ -21,31 +21,19 @@ from dsv4_agent.server.streaming import EventStream, unless_gone
 
 __all__ = ["count_tokens", "messages"]
 
-_KINDS = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-}
-
 
 async def messages(request: Request) -> Response:
     """Answer `POST /v1/messages`."""
     service: Service = request.app.state.service
-    try:
-        body = await read_body(request, MessagesBody, service.limits)
-        turn = await open_chat(service, body.request(client_of(request, body.user)))
-    except ApiError as error:
-        return _refused(error)
+    body = await read_body(request, MessagesBody, service.limits)
+    turn = await open_chat(service, body.request(client_of(request, body.user)))
     answer = _Answer(service.model.name)
     if body.stream:
-        return EventStream(answer.events(turn), turn.cancel, done=False, named=True, failure=_failure)
+        return EventStream(
+            answer.events(turn), turn.cancel, done=False, named=True, failure=ApiError.anthropic_body
+        )
     try:
         return Json(await unless_gone(request, answer.whole(turn)))
-    except ApiError as error:
-        return _refused(error)
     finally:
         turn.cancel()
 
@@ -53,22 +41,9 @@ async def messages(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     """Answer `POST /v1/messages/count_tokens`."""
     service: Service = request.app.state.service
-    try:
-        body = await read_body(request, MessagesBody, service.limits)
-        asked = body.request(client_of(request, body.user))
-        return Json({"input_tokens": await asyncio.to_thread(count_prompt, service, asked)})
-    except ApiError as error:
-        return _refused(error)
-
-
-def _failure(error: ApiError) -> dict[str, Any]:
-    kind = _KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-    return {"type": "error", "error": {"type": kind, "message": str(error)}}
-
-
-def _refused(error: ApiError) -> Json:
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return Json(_failure(error), error.status, headers)
+    body = await read_body(request, MessagesBody, service.limits)
+    asked = body.request(client_of(request, body.user))
+    return Json({"input_tokens": await asyncio.to_thread(count_prompt, service, asked)})
 
 
 class _Answer:

@@ -9,6 +9,7 @@ import pytest
 
 from dsv4_agent.server.guard import GuardRules
 from dsv4_agent.server.limits import Limits
+from dsv4_agent.server.messages_body import MessagesBody
 from dsv4_agent.server.tokens import token_of
 from dsv4_agent.workbench.failures import RunFailure
 from tests.model import tiny
@@ -162,3 +163,33 @@ def test_without_a_token_only_this_machine_is_served(host: str) -> None:
 def test_a_token_that_could_be_guessed_is_refused() -> None:
     with pytest.raises(RunFailure, match="at least 16"):
         token_of("secret", None, without=False, host="127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "kind"),
+    [
+        ("POST", "/v1/messages", {}, 401, "authentication_error"),
+        ("POST", "/v1/messages", allowed(Origin="http://evil.lan"), 403, "permission_error"),
+        ("POST", "/v1/messages/count_tokens", allowed(Host="evil.lan"), 421, "invalid_request_error"),
+        ("POST", "/v1/messages/batches", allowed(), 404, "not_found_error"),
+        ("GET", "/v1/messages", allowed(), 405, "invalid_request_error"),
+        ("POST", "/v1/messages", allowed(), 500, "api_error"),
+    ],
+)
+async def test_anthropics_clients_read_every_error_in_their_shape(
+    guarded: Served,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    status: int,
+    kind: str,
+) -> None:
+    def mistaken(self: object, client: str) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(MessagesBody, "request", mistaken)
+    response = await guarded.http.request(method, path, headers=headers, json={"messages": []})
+    told = response.json()
+    assert (response.status_code, told["type"], told["error"]["type"]) == (status, "error", kind)
+    assert told["error"]["message"]
