@@ -137,7 +137,7 @@ def _normal(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
     if role is None:
         raise bad_request(f"The role must be one of {', '.join(_ROLES)}.", f"{where}.role")
     try:
-        content = flatten_text(message.get("content"))
+        content = flatten_text(_readable(message.get("content")))
     except InvalidMessageError:
         raise bad_request("Contents must be text, or a list of text parts.", f"{where}.content") from None
     normal: dict[str, Any] = {"role": role, "content": content}
@@ -155,6 +155,20 @@ def _normal(index: int, message: Mapping[str, Any]) -> dict[str, Any]:
             raise bad_request("tool_calls must be a list.", f"{where}.tool_calls")
         normal["tool_calls"] = [_normal_call(call, where) for call in calls]
     return normal
+
+
+def _readable(content: object) -> object:
+    """A content whose refusals, of which official clients make parts, are texts."""
+    if not isinstance(content, list):
+        return content
+    return [_said(part) for part in content]
+
+
+def _said(part: object) -> object:
+    match part:
+        case {"type": "refusal", "refusal": str(text)}:
+            return {"type": "text", "text": text}
+    return part
 
 
 def _normal_call(call: object, where: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from dsv4_agent.dsml.dialect import Dialect, GrammarMode, Thinking
 from dsv4_agent.server.api_errors import bad_request
 from dsv4_agent.server.limits import Limits
+from dsv4_agent.server.request_checks import check_stops
 
 __all__ = ["ChatRequest", "ChoiceKind", "ToolChoice", "effort_of"]
 
@@ -64,8 +65,7 @@ class ChatRequest:
         """Raise `ApiError` for what contradicts itself."""
         if not self.messages:
             raise bad_request("There are no messages.", "messages")
-        if len(self.stop) > limits.stops:
-            raise bad_request(f"At most {limits.stops} stop strings are allowed.", "stop")
+        check_stops(self.stop, limits)
         if self.choice.kind is ChoiceKind.REQUIRED and not self.tools:
             raise bad_request("tool_choice demands a call, but no tools are declared.", "tool_choice")
         names = {tool["name"] for tool in self.tools}

@@ -50,6 +50,18 @@ class _Metadata(BaseModel):
     user_id: str | None = Field(None, max_length=512)
 
 
+class _Format(BaseModel):
+    model_config = _STRICT
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class _OutputConfig(BaseModel):
+    model_config = _STRICT
+    effort: str | None = None
+    format: _Format | None = None
+
+
 class MessagesBody(BaseModel):
     """A messages request; fields that are not listed are ignored."""
 
@@ -67,6 +79,8 @@ class MessagesBody(BaseModel):
     top_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=-1)
     metadata: _Metadata | None = None
+    output_config: _OutputConfig | None = None
+    output_format: _Format | None = None
 
     @property
     def user(self) -> str | None:
@@ -86,6 +100,8 @@ class MessagesBody(BaseModel):
             tools=tuple(tool.plain(index) for index, tool in enumerate(self.tools or ())),
             choice=self._choice(),
             thinking=None if thinking is None else _thinking(thinking.type),
+            effort=None if self.output_config is None else self.output_config.effort,
+            response_format=self._format(),
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
@@ -94,6 +110,11 @@ class MessagesBody(BaseModel):
             thinking_budget=None if thinking is None else thinking.budget_tokens,
             client=client,
         )
+
+    def _format(self) -> dict[str, Any] | None:
+        """The schema of the answer; `output_format` is its older place."""
+        given = (self.output_config and self.output_config.format) or self.output_format
+        return None if given is None else {"type": "json_schema", "json_schema": {"schema": given.schema_}}
 
     def _choice(self) -> ToolChoice:
         given = self.tool_choice

@@ -17,6 +17,8 @@ __all__ = ["ResponsesBody"]
 _STRICT = ConfigDict(extra="ignore", strict=True, frozen=True)
 _TEXTS = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
 
+_LOGPROBS = "message.output_text.logprobs"
+
 
 class _Reasoning(BaseModel):
     model_config = _STRICT
@@ -65,6 +67,7 @@ class ResponsesBody(BaseModel):
     user: str | None = Field(None, max_length=512)
     prompt_cache_key: str | None = Field(None, max_length=512)
     include: list[str] | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
 
     @property
     def shown_format(self) -> dict[str, Any]:
@@ -91,6 +94,8 @@ class ResponsesBody(BaseModel):
             )
         if self.background:
             raise bad_request("background is not supported.", "background")
+        if self.top_logprobs or _LOGPROBS in (self.include or ()):
+            raise bad_request("Responses carry no logprobs here; chat completions do.", "top_logprobs")
         messages: list[Mapping[str, Any]] = []
         if self.instructions:
             messages.append({"role": "system", "content": self.instructions})

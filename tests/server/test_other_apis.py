@@ -308,6 +308,53 @@ async def test_a_script_has_no_ledger() -> None:
         assert "dsv4_requests" in (await http.get("/metrics")).text
 
 
+@pytest.mark.parametrize("place", ["output_config", "output_format"])
+async def test_messages_keep_to_the_schema_that_was_asked_for(nano: Served, place: str) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "schema": schema}
+    body = {
+        "messages": [{"role": "user", "content": "Is it so?"}],
+        "max_tokens": 300,
+        "thinking": {"type": "disabled"},
+        place: {"format": form} if place == "output_config" else form,
+    }
+    answer = (await nano.http.post("/v1/messages", json=body)).json()
+    assert type(json.loads(answer["content"][-1]["text"])["ok"]) is bool
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "words"),
+    [
+        ("/v1/messages", {"stop_sequences": ["x" * 1025]}, "A stop string may have 1,024 characters"),
+        ("/v1/chat/completions", {"stop": "x" * 1025}, "A stop string may have 1,024 characters"),
+        ("/v1/messages", {"output_config": {"effort": "huge"}}, "reasoning_effort must be one of"),
+        ("/v1/responses", {"top_logprobs": 3}, "no logprobs"),
+        ("/v1/responses", {"include": ["message.output_text.logprobs"]}, "no logprobs"),
+    ],
+)
+async def test_what_is_not_done_is_refused(path: str, more: dict[str, Any], words: str) -> None:
+    said = [{"role": "user", "content": "hi"}]
+    body = {"input": "hi", **more} if path == "/v1/responses" else {"messages": said, **more}
+    async with scripted() as (http, _):
+        response = await http.post(path, json=body)
+    assert response.status_code == 400 and words in response.json()["error"]["message"]
+
+
+async def test_a_refusal_is_read_back_as_text() -> None:
+    said = [{"role": "user", "content": "hi"}, {"role": "user", "content": "go on"}]
+    answer = {"role": "assistant", "content": [{"type": "refusal", "refusal": "I would rather not."}]}
+    async with scripted() as (http, source):
+        body = {"messages": [said[0], answer, said[1]]}
+        assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
+        prompt = source.model.codec.decode(source.prompts[0])
+    assert "I would rather not." in prompt
+
+
 async def test_the_official_client() -> None:
     openai = pytest.importorskip("openai")
     async with (
