@@ -322,5 +322,5 @@ def _scalar(value: str) -> object:
     text = value.strip()
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # what Python can't nest so deeply stays a text
         return value

@@ -34,6 +34,9 @@ async def messages(request: Request) -> Response:
         )
     try:
         return Json(await unless_gone(request, answer.whole(turn)))
+    except RecursionError:
+        what = "The arguments of the model's call are nested too deeply to be sent whole. Ask for a stream."
+        raise ApiError(500, what, kind="server_error", code="too_deep") from None
     finally:
         turn.cancel()
 

@@ -166,3 +166,9 @@ def test_a_missing_or_binary_file_is_a_script_error(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ScriptError, match="can't be read"):
         ScriptedBackend.from_file(tmp_path / "b")
+
+
+def test_an_argument_that_is_nested_beyond_reading_stays_a_text() -> None:
+    deep = "[" * 100_000
+    (steps,) = parse_script(f"call: read\n  path: {deep}\n")
+    assert tuple(steps) == (Call("read", {"path": deep}),)
