@@ -45,10 +45,18 @@ class LocalServer:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Read an announcement. Raises `TypeError` or `ValueError` for another shape."""
+        """Read an announcement, of whatever version. Raises `TypeError` or `ValueError` for another shape."""
         names = {field.name for field in fields(cls)}
         found = cls(**{name: data[name] for name in names if name in data})
-        if type(found.pid) is not int or not isinstance(found.url, str) or found.pid < 2:
+        texts = (found.url, found.model, found.identity, found.preset, found.dialect, found.tokenizer)
+        optional = (found.token, found.cache_format)
+        sound = (
+            all(isinstance(text, str) for text in texts)
+            and all(text is None or isinstance(text, str) for text in optional)
+            and all(type(number) is int for number in (found.pid, found.context_window))
+            and isinstance(found.started, int | float)
+        )
+        if not sound or found.pid < 2:
             raise ValueError("not an announcement")
         return found
 

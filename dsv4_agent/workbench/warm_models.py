@@ -20,6 +20,7 @@ from dsv4_agent.workbench.model_options import NANO, ModelOptions
 from dsv4_agent.workbench.opened_model import OpenedModel
 
 _PATIENCE: Final = 2.0  # seconds
+_DIALECTS: Final = frozenset(map(str, Dialect))  # another version's server may speak one that is unknown here
 
 
 def open_warm(name: str, options: ModelOptions) -> OpenedModel | None:
@@ -32,7 +33,7 @@ def open_warm(name: str, options: ModelOptions) -> OpenedModel | None:
         return None
     choice = resolved(engine)
     server = find_server(name, None if choice.cache_format is None else choice.cache_format.value)
-    if server is None or not _answers(server):
+    if server is None or server.dialect not in _DIALECTS or not _answers(server):
         return None
     try:
         from dsv4_agent.backends.completions.backend import CompletionsBackend
@@ -52,8 +53,11 @@ def open_warm(name: str, options: ModelOptions) -> OpenedModel | None:
 
 def _answers(server: LocalServer) -> bool:
     """Whether someone is at work there: a process can live and be stopped, or hang."""
-    where = urlsplit(server.url)
-    connection = HTTPConnection(where.hostname or "", where.port, timeout=_PATIENCE)
+    try:
+        where = urlsplit(server.url)
+        connection = HTTPConnection(where.hostname or "", where.port, timeout=_PATIENCE)
+    except ValueError:
+        return False
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == HTTPStatus.OK

@@ -53,7 +53,7 @@ def healthy() -> Iterator[str]:
         yield server.url
 
 
-def announcement(url: str, **changes: object) -> LocalServer:
+def announcement(url: object, **changes: object) -> LocalServer:
     choice = resolved(EngineChoice())
     given: dict[str, object] = {
         "url": url,
@@ -98,9 +98,21 @@ def test_who_asks_for_an_engine_of_his_own_gets_one(healthy: str, options: Model
         assert warm(options) is None
 
 
-@pytest.mark.parametrize("change", [{"tokenizer": "another"}, {"identity": "other"}, {"cache_format": "odd"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokenizer": "another"},
+        {"identity": "other"},
+        {"cache_format": "odd"},
+        {"dialect": "v9"},
+        {"url": "http://127.0.0.1:99999/v1"},
+        {"started": "yesterday"},
+        {"model": None},
+        {"context_window": "wide"},
+    ],
+)
 def test_another_model_is_not_taken(healthy: str, change: dict[str, object]) -> None:
-    with announced(announcement(healthy, **change)):
+    with announced(announcement(**{"url": healthy, **change})):
         assert warm() is None
 
 
