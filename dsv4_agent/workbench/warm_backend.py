@@ -56,7 +56,7 @@ class WarmBackend:
                 raise
             message = (
                 f"the running server at {self._url} has ended or refuses us ({error}): run the task again, "
-                "which loads the model here, or start dsv4 serve"
+                "or leave the chat and resume it; the model is then loaded here, or that of a new dsv4 serve"
             )
             raise ModelError(message, unreachable=True) from error
 
