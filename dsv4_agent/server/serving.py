@@ -160,6 +160,6 @@ def _config(app: ASGIApp, limits: Limits, patience: float) -> uvicorn.Config:
         proxy_headers=False,
         limit_concurrency=limits.connections,
         timeout_keep_alive=_IDLE,
-        timeout_graceful_shutdown=math.ceil(patience) + _LAST_WORDS,
+        timeout_graceful_shutdown=None if math.isinf(patience) else math.ceil(patience) + _LAST_WORDS,
         h11_max_incomplete_event_size=_HEADER_BYTES,
     )

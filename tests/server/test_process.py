@@ -176,7 +176,7 @@ ASKED = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
 def test_streams_that_the_end_cuts_off_are_told(start: Start, tmp_path: Path, signals: int) -> None:
     script = tmp_path / "turns.txt"
     script.write_text(PAUSES, encoding="utf-8")
-    drain = "0.2" if signals == 1 else "600"
+    drain = "0.2" if signals == 1 else "inf"
     process, url = start("--model", f"scripted:{script}", "--token", TOKEN, "--drain", drain)
     with client(url) as http, http.stream("POST", "chat/completions", json=ASKED) as response:
         lines = response.iter_lines()
