@@ -79,18 +79,20 @@ class Guard:
             begun = True
             await send(message)
 
+        async def tell(told: ApiError) -> None:
+            if not begun:
+                response = error_response(told, scope["path"])
+                self._open_to_page(scope, response)
+                await response(scope, receive, send)
+
         try:
             await self._app(scope, receive, sending)
-            return
         except asyncio.CancelledError:  # by the server, which ends and has waited long enough
-            told = closing()
+            await tell(closing())
+            raise
         except Exception as error:
             _log.error("a request failed: %s", kind_and_place(error))
-            told = internal_error()
-        if not begun:
-            response = error_response(told, scope["path"])
-            self._open_to_page(scope, response)
-            await response(scope, receive, send)
+            await tell(internal_error())
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         headers = Headers(scope=scope)
