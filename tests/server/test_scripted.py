@@ -238,3 +238,22 @@ raw: |
     async with client_of(source) as client:
         choice = (await client.post("/v1/chat/completions", json=body)).json()["choices"][0]
     assert choice["message"]["content"].endswith('invoke name="remove_') and choice["finish_reason"] == "stop"
+
+
+async def test_a_call_that_is_nested_too_deeply_to_be_an_object_is_told_as_that() -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "array"}}}
+    told = []
+    for depth in range(900, 990, 6):  # how deep is too deep depends on the frames beneath
+        script = f"call: read\n  a: {'[' * depth}{']' * depth}\n"
+        source = Recorded(script)
+        transport = httpx.ASGITransport(create_app(Service(source), GuardRules()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            body = {
+                "messages": [{"role": "user", "content": "hi"}],
+                "max_tokens": 9000,
+                "tools": [{"name": "read", "input_schema": parameters}],
+            }
+            response = await http.post("/v1/messages", json=body)
+            if response.status_code == 500:
+                told.append(response.json()["error"]["message"])
+    assert all("nested too deeply" in message for message in told)
