@@ -12,7 +12,7 @@ from typing import Final
 from dsv4_agent.batch.checkouts import Base, Checkouts
 from dsv4_agent.workbench.exit_codes import OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
-from dsv4_agent.workbench.git_command import comparison_settings, line_of, run_git
+from dsv4_agent.workbench.git_command import FROM_FILES, comparison_settings, line_of, run_git
 
 _BASE: Final = "refs/heads/base"
 _SENT: Final = "refs/sent"
@@ -103,7 +103,7 @@ def _fetch(folder: Path, data: bytes, refs: str) -> None:
     try:
         file.write_bytes(data)
         pull = ("fetch", "-q", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", str(file), refs)
-        _checked(folder, "fetch", run_git(folder, "-c", "protocol.file.allow=always", *pull))
+        _checked(folder, "fetch", run_git(folder, *pull, environment=FROM_FILES))
     except OSError as error:
         cause = f"{folder} can't be written: {error.strerror}"
         raise RunFailure(OwnSubtype.TOOLS, cause, "Free space.") from error

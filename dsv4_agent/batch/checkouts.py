@@ -18,7 +18,14 @@ from typing import Self
 from dsv4_agent.batch.plan import PlanError
 from dsv4_agent.workbench.exit_codes import OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
-from dsv4_agent.workbench.git_command import comparison_settings, line_of, run_git, top_level
+from dsv4_agent.workbench.git_command import (
+    FROM_FILES,
+    comparison_settings,
+    line_of,
+    run_git,
+    top_level,
+    without_filters,
+)
 
 _IDENTITY = ("dsv4", "dsv4@localhost")
 _SUBMODULE = b"160000"
@@ -37,7 +44,10 @@ class Base:
         """Look a commit up. Raises `PlanError` where there is no repository or no such commit."""
         top = top_level(directory)
         if top is None:
-            raise PlanError(f"{directory} is not a git repository; run git init there, or choose with -C")
+            raise PlanError(
+                f"{directory} is not a git repository with a work tree of its own (core.worktree is not "
+                "followed); run git init there, or choose with -C"
+            )
         commit = line_of(top, "rev-parse", "--verify", "-q", "--end-of-options", f"{revision}^{{commit}}")
         if commit is None:
             if line_of(top, "rev-parse", "--verify", "-q", "HEAD") is None:
@@ -80,8 +90,10 @@ class Base:
         return path if path is not None and path.is_file() else None
 
     def is_dirty(self) -> bool:
-        """Whether the work tree has changes that are not in the commit."""
-        return bool(line_of(self.repository, "status", "--porcelain", "--ignore-submodules=dirty"))
+        """Whether the work tree has changes that are not in the commit. Raises `RunFailure` (54)."""
+        status = ("status", "--porcelain", "--ignore-submodules=dirty")
+        done = run_git(self.repository, *status, environment=without_filters(self.repository))
+        return bool(_checked(done, "status"))
 
     def branch_in_the_way(self, name: str) -> str | None:
         """The user's branch of this name, or one that can't be there beside it: `a` beside `a/b`."""
@@ -197,8 +209,9 @@ class Checkouts:
         """
         self._run("update-ref", "refs/handed/over", commit)
         user = self.base.repository
-        pull = ("-c", "protocol.file.allow=always", "fetch", "-q", "--no-tags", "--no-write-fetch-head")
-        _checked(run_git(user, *pull, "--no-auto-maintenance", str(self._git), "refs/handed/over"), "fetch")
+        pull = ("fetch", "-q", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance")
+        what = ("--no-recurse-submodules", str(self._git), "refs/handed/over")
+        _checked(run_git(user, *pull, *what, environment=FROM_FILES), "fetch")
         made = run_git(user, "update-ref", f"refs/heads/{branch}", commit, "0" * len(commit))
         if made.returncode and not self._is_there(commit, branch):
             cause = f"the branch {branch} can't be made"

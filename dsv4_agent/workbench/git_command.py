@@ -19,18 +19,26 @@ _SAFE: Final = (
     *("-c", "diff.noprefix=false"),
     *("-c", "diff.mnemonicPrefix=false"),
     *("-c", "core.untrackedCache=false"),
+    *("-c", "core.sshCommand=false"),
+    *("-c", "core.alternateRefsCommand="),
+    *("-c", "log.showSignature=false"),
     *("-c", "advice.addEmbeddedRepo=false"),
 )
 _COMPARISON_KEYS: Final = (
     r"^core\.(filemode|autocrlf|eol|ignorecase|symlinks|precomposeunicode|excludesfile)$"
 )
+FROM_FILES: Final = {"GIT_ALLOW_PROTOCOL": "file"}
+"""Variables for a fetch from a repository or bundle of this machine; nothing else may be fetched from."""
+_DRIVERS: Final = r"^filter\..*\.(clean|smudge|process|required)$"
 _TIMEOUT: Final = 120.0  # seconds; a first snapshot of a huge tree without an index reads every file
 
 
 def _environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     fixed = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_PAGER": "cat", "GIT_EDITOR": "true"}
-    return kept | fixed | {"LC_ALL": "C"} | (extra or {})
+    # A partial clone fetches what it lacks from whom its own configuration names, with the program it names.
+    offline = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
+    return kept | fixed | offline | {"LC_ALL": "C"} | (extra or {})
 
 
 def require_folder(path: Path) -> None:
@@ -69,9 +77,28 @@ def line_of(cwd: Path, *arguments: str) -> str | None:
 
 
 def top_level(directory: Path) -> Path | None:
-    """The work tree that holds `directory`; None outside a repository, in a bare one, and inside `.git`."""
+    """The work tree that holds `directory`; None outside a repository, in a bare one, and inside `.git`.
+
+    None as well where the configuration names a work tree that is not the repository's own (`core.worktree`):
+    it could be the whole disk, or somebody's home.
+    """
     found = line_of(directory, "rev-parse", "--show-toplevel")
-    return Path(found) if found else None
+    if not found:
+        return None
+    top, real = Path(found), directory.resolve()
+    own = next((folder for folder in (real, *real.parents) if os.path.lexists(folder / ".git")), None)
+    return top if own is not None and top.resolve() == own else None
+
+
+def without_filters(cwd: Path) -> dict[str, str]:
+    """Variables that keep git from running the filters which a repository's configuration names."""
+    found = line_of(cwd, "config", "--null", "--name-only", "--get-regexp", _DRIVERS) or ""
+    names = sorted({name for name in found.split("\0") if name})
+    variables = {"GIT_CONFIG_COUNT": str(len(names))}
+    for number, name in enumerate(names):  # not `-c`: that ends a name at its first `=`
+        variables[f"GIT_CONFIG_KEY_{number}"] = name
+        variables[f"GIT_CONFIG_VALUE_{number}"] = "false" if name.endswith(".required") else ""
+    return variables
 
 
 def comparison_settings(root: Path) -> str:

@@ -62,6 +62,28 @@ def test_a_worktree_is_the_commit_and_no_program_of_the_repository_runs(
     assert not trap.exists()
 
 
+def test_looking_for_dirt_and_handing_over_run_no_program_of_the_repository(
+    repository: Path, checkouts: Checkouts, tmp_path: Path
+) -> None:
+    trap = tmp_path / "trap"
+    (repository / ".gitattributes").write_text("*.py filter=a=b\n")
+    git(repository, "add", ".gitattributes")
+    git(repository, "commit", "-qm", "attributes")
+    for key in ("filter.a=b.clean", "core.fsmonitor", "core.alternateRefsCommand", "filter.a=b.process"):
+        git(repository, "config", key, f"touch {trap}; cat")
+    git(repository, "config", "filter.a=b.required", "true")
+    (tmp_path / "more" / "objects").mkdir(parents=True)
+    (repository / ".git" / "objects" / "info").mkdir(exist_ok=True)
+    (repository / ".git" / "objects" / "info" / "alternates").write_text(f"{tmp_path}/more/objects\n")
+    for path in repository.glob("*.py"):
+        os.utime(path, (1, 1))
+    assert not Base.of(repository).is_dirty()
+    commit = checkouts.commit_of(git(repository, "rev-parse", "HEAD~^{tree}"), checkouts.base.commit, "new")
+    checkouts.hand_over(commit, "made")
+    assert git(repository, "rev-parse", "made") == commit
+    assert not trap.exists()
+
+
 def test_worktrees_are_made_anew(checkouts: Checkouts) -> None:
     path = checkouts.worktree("00000")
     (path / "junk").mkdir()

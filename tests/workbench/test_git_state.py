@@ -128,6 +128,36 @@ def test_filters_hooks_and_fsmonitor_of_the_repository_never_run(place: Path, tm
     assert not trap.exists()
 
 
+def test_a_partial_clone_fetches_nothing(place: Path, tmp_path: Path) -> None:
+    """Its configuration names from where and by which program; a hostile one would run that program."""
+    trap = tmp_path / "ran"
+    tree = git(place, "rev-parse", "HEAD^{tree}")
+    for key, value in (
+        ("core.repositoryformatversion", "1"),
+        ("extensions.partialClone", "origin"),
+        ("remote.origin.promisor", "true"),
+        ("remote.origin.url", str(place)),
+        ("remote.origin.uploadpack", f"touch {trap}; false"),
+    ):
+        git(place, "config", key, value)
+    (place / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
+    difference(Repository(place))
+    assert not trap.exists()
+
+
+def test_a_work_tree_that_lies_elsewhere_is_not_recorded(place: Path, tmp_path: Path) -> None:
+    """It might be the whole disk. What happens in the folder itself is seen all the same."""
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (other / "private").write_text("theirs\n")
+    for named in (other, Path("/"), tmp_path):
+        git(place, "config", "core.worktree", str(named))
+        repository = Repository(place)
+        assert (repository.root, repository.is_git) == (place, False)
+        (place / "a.txt").write_text(f"changed for {named}\n")
+        assert difference(repository).files == ("a.txt",)
+
+
 def test_a_plain_directory(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "x").write_text("1\n")
