@@ -19,6 +19,7 @@ from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.git_command import require_folder
 from dsv4_agent.workbench.git_state import Repository
 from dsv4_agent.workbench.models import OpenedModel, open_model
+from dsv4_agent.workbench.own_folders import own_folders
 from dsv4_tools.sandbox import SandboxUnavailable
 from dsv4_tools.workspace import Workspace
 
@@ -111,6 +112,7 @@ def agent_for(setting: Setting, session: Session) -> Agent:
             session=session,
             sandbox_explicit=options.sandbox is SandboxMode.WORKSPACE_WRITE,
             facts=facts,
+            closed=own_folders(),
             seed=options.seed,
         )
     except SandboxUnavailable as error:

@@ -19,6 +19,7 @@ from dsv4_agent.workbench.exit_codes import OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.git_state import Repository
 from dsv4_agent.workbench.models import OpenedModel
+from dsv4_agent.workbench.own_folders import own_folders
 from dsv4_tools.sandbox import SandboxUnavailable
 
 _CAPABILITIES: Final = ("output_schema",)
@@ -70,6 +71,7 @@ def build_agent(
             sandbox_explicit=options.sandbox is SandboxMode.WORKSPACE_WRITE,
             facts=facts,
             limits=limits,
+            closed=own_folders(),
             seed=options.seed,
             guards=guards,
             answer_schema=answer_schema,

@@ -41,17 +41,23 @@ def make_agent(
     guards: Sequence[Guard] = (),
     checkpoint: Checkpoint | None = None,
     answer_schema: Mapping[str, object] | None = None,
+    closed: Sequence[Path] = (),
 ) -> Agent:
     """Put an agent together. What is left out is the safe default; the session is a new one on disk.
 
-    `sandbox` defaults to the best one for the policy. Raises `ToolError` for a workspace that is no folder,
-    `SandboxUnavailable` where `sandbox_explicit` and there is none, `JournalError`, `UnknownToolError`.
+    `closed` folders are shut to tools where the workspace holds them. `sandbox` defaults to the best one for
+    the policy. Raises `ToolError` for a workspace that is no folder, `SandboxUnavailable` where
+    `sandbox_explicit` and there is none, `JournalError`, `UnknownToolError`.
     """
-    place = Workspace(workspace)
+    place = Workspace(workspace, closed=closed)
     policy = policy or Policy(place.root)
     environment = scrubbed(os.environ)
     chosen = sandbox or choose(
-        policy.sandbox.value, sandbox_explicit, workspace=place.root, environment=environment
+        policy.sandbox.value,
+        sandbox_explicit,
+        workspace=place.root,
+        environment=environment,
+        closed=place.closed,
     )
     session = session or Session.create()
     context = ToolContext(

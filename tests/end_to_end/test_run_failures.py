@@ -288,3 +288,24 @@ def _with_stdin(dsv4: Any, stdin: int) -> subprocess.CompletedProcess[bytes]:
     with dsv4.start("run", "x", "--model", dsv4.script(ANSWER), stdin=stdin) as process:
         stdout, stderr = process.communicate(timeout=40)
     return subprocess.CompletedProcess([], process.returncode, stdout, stderr)
+
+
+def test_keys_settings_and_sessions_are_closed_to_tools_where_the_workspace_holds_them(
+    dsv4: Any, helpers: Any
+) -> None:
+    """Who keeps their home folder in git works in the folder that holds them."""
+    config = dsv4.repository / ".config"
+    (config / "keys").mkdir(parents=True, mode=0o700)
+    (config / "keys" / "flash").write_text("sk-private\n")
+    dsv4.environment |= {"DSV4_CONFIG_DIR": str(config), "DSV4_STATE_DIR": str(dsv4.repository / ".state")}
+    calls = (
+        "call: read\n  path: .config/keys/flash\n",
+        "call: grep\n  pattern: sk-priv\n",
+        "call: write\n  path: .config/config.toml\n  content: x\n",
+        "call: git_commit\n  message: all\n",
+    )
+    code, events = dsv4.stream("---\n".join((*calls, ANSWER)))
+    assert code == 0
+    assert "sk-private" not in json.dumps(events)
+    assert not (config / "config.toml").exists()
+    assert not helpers.git(dsv4.repository, "ls-files", ".config")

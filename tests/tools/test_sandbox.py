@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,17 @@ def test_a_real_worktree_can_use_its_repository(git: Git, root: Path, tmp_path: 
     git("commit", "--allow-empty", "-qm", "x")
     git("worktree", "add", "-q", str(tmp_path / "tree"))
     assert _linked_git(tmp_path / "tree" / ".git") == root / ".git"
+
+
+def test_closed_folders_are_empty_where_the_workspace_holds_them(root: Path, tmp_path: Path) -> None:
+    (root / "there").mkdir()
+    closed = (root / "there", root / "later", tmp_path / "outside", root)
+    for policy, hidden in (
+        (Policy.WORKSPACE_WRITE, [root / "there", root / "later"]),
+        (Policy.READ_ONLY, [root / "there"]),
+    ):
+        line = Bubblewrap("bwrap", policy, closed=closed).wrap(["true"], workspace=root, environment={}).argv
+        assert [path for path in closed if ("--tmpfs", str(path)) in pairwise(line)] == hidden
 
 
 _PROGRAM = shutil.which("bwrap")

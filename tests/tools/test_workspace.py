@@ -9,12 +9,29 @@ from typing import Any
 import pytest
 
 from dsv4_tools.base import ToolError
+from dsv4_tools.walk import files_under
 from dsv4_tools.workspace import Workspace, is_git_name
 
 
 @pytest.fixture
 def workspace(root: Path) -> Workspace:
     return Workspace(root)
+
+
+def test_closed_folders_are_shut_however_they_are_named(tmp_path: Path) -> None:
+    own = tmp_path / "config" / "dsv4"
+    spill = own / "spilled"
+    spill.mkdir(parents=True)
+    (own / "key").write_text("k")
+    (spill / "out.txt").write_text("o")
+    (tmp_path / "link").symlink_to(own)
+    workspace = Workspace(tmp_path, closed=(own, tmp_path / "later", tmp_path.parent))
+    for path in ("config/dsv4/key", "link/key", "CONFIG/DSV4/key", "later/x", str(own), "config/dsv4"):
+        with pytest.raises(ToolError, match="closed to tools"):
+            workspace.locate(path)
+    assert workspace.locate("config/dsv4er").shown == "config/dsv4er"
+    assert workspace.locate(str(spill / "out.txt"), also=(spill,)).real == spill / "out.txt"
+    assert list(files_under(workspace, tmp_path)) == []
 
 
 @pytest.mark.parametrize(

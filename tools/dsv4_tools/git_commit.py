@@ -75,11 +75,17 @@ def _known(repository: Repository, path: str) -> str:
 
 
 def _refuse_filtered(repository: Repository, paths: list[str]) -> None:
-    """A file that Git stores through a filter (LFS) would be committed raw, as no filter runs here."""
+    """A file that Git stores through a filter (LFS) would be committed raw, as no filter runs here.
+
+    Nor are keys committed that lie in a closed folder.
+    """
     listed = ("--modified", "--others", "--exclude-standard", "-z", "--", *paths)
     names = repository.run("ls-files", *listed).text
     if not names:
         return
+    place = repository.workspace
+    if own := next((name for name in names.split("\0") if place.is_closed(place.root / name)), None):
+        raise ToolError(f"{own} is the agent's own and is not committed; name the paths, or ignore it.")
     fields = repository.run("check-attr", "--stdin", "-z", "filter", stdin=names).text.split("\0")
     for name, value in zip(fields[0::3], fields[2::3], strict=False):
         if value not in ("unspecified", "unset", ""):

@@ -61,8 +61,8 @@ def _read_rules(path: Path) -> pathspec.GitIgnoreSpec | None:
 def files_under(workspace: Workspace, start: Path) -> Iterator[str]:
     """Relative posix paths of the regular files below the folder `start`, sorted within each folder.
 
-    Skipped: `.git`, what ignore rules exclude (unless `start` itself is ignored: then it was asked for),
-    symbolic links, devices, unreadable folders. Raises ToolError after 20 s.
+    Skipped: `.git`, closed folders, what ignore rules exclude (unless `start` itself is ignored: then it was
+    asked for), symbolic links, devices, unreadable folders. Raises ToolError after 20 s.
     """
     rules = _Rules().with_file(workspace.root / ".git" / "info" / "exclude").with_folder(workspace.root, "")
     folder, prefix = workspace.root, ""
@@ -72,7 +72,9 @@ def files_under(workspace: Workspace, start: Path) -> Iterator[str]:
             rules = _Rules()
         rules = rules.with_folder(folder, prefix)
     deadline = time.monotonic() + _SECONDS
-    folders = [_walk(start, prefix, rules, deadline)]  # a stack: trees may be deeper than Python may recurse
+    closed = frozenset(workspace.relative(folder) for folder in workspace.closed)
+    # A stack: trees may be deeper than Python may recurse.
+    folders = [_walk(start, prefix, rules, deadline, closed)]
     while folders:
         match next(folders[-1], None):
             case None:
@@ -83,7 +85,9 @@ def files_under(workspace: Workspace, start: Path) -> Iterator[str]:
                 folders.append(inner)
 
 
-def _walk(folder: Path, prefix: str, rules: _Rules, deadline: float) -> Iterator[str | Iterator[Any]]:
+def _walk(
+    folder: Path, prefix: str, rules: _Rules, deadline: float, closed: frozenset[str]
+) -> Iterator[str | Iterator[Any]]:
     """What lies in one folder: a path for each file, for each folder the same again."""
     if time.monotonic() > deadline:
         raise ToolError("the folder holds too many files; give a narrower path.")
@@ -103,8 +107,8 @@ def _walk(folder: Path, prefix: str, rules: _Rules, deadline: float) -> Iterator
         except OSError:
             continue
         if is_folder:
-            if not rules.ignores(f"{path}/"):
+            if path not in closed and not rules.ignores(f"{path}/"):
                 inner = Path(entry.path)
-                yield _walk(inner, f"{path}/", rules.with_folder(inner, f"{path}/"), deadline)
+                yield _walk(inner, f"{path}/", rules.with_folder(inner, f"{path}/"), deadline, closed)
         elif not rules.ignores(path):
             yield path

@@ -45,12 +45,22 @@ class Workspace:
     Every method takes what `locate` returned and raises ToolError with a message made for the model.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        """Raises ToolError when `root` is not a directory."""
+    def __init__(self, root: str | Path, *, closed: Sequence[Path] = ()) -> None:
+        """`closed` folders are shut to every tool where they lie below the root; they need not exist.
+
+        Raises ToolError when `root` is not a directory.
+        """
         self._given = Path(os.path.abspath(root))  # noqa: PTH100 - Path.resolve would follow links
         self.root = Path(os.path.realpath(root))
         if not self.root.is_dir():
             raise ToolError(f"{root} is not a directory.")
+        real = (Path(os.path.realpath(folder)) for folder in closed)
+        self.closed = tuple(folder for folder in real if self.root in folder.parents)
+
+    def is_closed(self, real: Path) -> bool:
+        """Whether a resolved path is a closed folder or in one; case is no way around."""
+        folded = Path(str(real).casefold())
+        return any(folded.is_relative_to(str(folder).casefold()) for folder in self.closed)
 
     def locate(self, path: str, *, also: Sequence[Path] = ()) -> Located:
         """Resolve `path` (relative to the root, or absolute) and refuse what lies outside.
@@ -72,11 +82,14 @@ class Workspace:
             raise ToolError(f"{path} is not a usable path: {error}.") from error
         if any(real.is_relative_to(tree) for tree in _KERNEL_TREES):
             raise outside
+        for folder in also:
+            ours = not real.is_relative_to(self.root) or self.is_closed(real)
+            if ours and real.is_relative_to(os.path.realpath(folder)):
+                return Located(real, real.as_posix())
+        if self.is_closed(real):
+            raise ToolError(f"{path} is the agent's own (settings, keys, sessions) and closed to tools.")
         if real.is_relative_to(self.root):
             return Located(real, self._shown(lexical, real))
-        for folder in also:
-            if real.is_relative_to(os.path.realpath(folder)):
-                return Located(real, real.as_posix())
         raise outside
 
     def relative(self, real: Path) -> str:

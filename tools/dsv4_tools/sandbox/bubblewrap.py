@@ -36,12 +36,14 @@ _HOME_TOOLS = frozenset(
 class Bubblewrap:
     """Runs each command in fresh namespaces. Files outside the workspace are read-only or absent.
 
-    `readable` folders are there as well, read-only, wherever they lie.
+    `readable` folders are there as well, read-only, wherever they lie. `closed` ones are empty where they lie
+    below the workspace.
     """
 
     program: str
     policy: Policy
     readable: tuple[Path, ...] = ()
+    closed: tuple[Path, ...] = ()
     name: str = "bwrap"
     network: Network = Network.OFF
     degraded: bool = False
@@ -62,6 +64,10 @@ class Bubblewrap:
         for folder in self.readable:
             line += ["--ro-bind-try", str(folder), str(folder)]
         line += self._workspace_mounts(workspace)
+        for folder in self.closed:
+            # One that isn't there yet must not be made by a command: the agent would take it for its own.
+            if workspace in folder.parents and (folder.is_dir() or self.policy is not Policy.READ_ONLY):
+                line += ["--tmpfs", str(folder)]
         line += ["--chdir", str(workspace), *_ISOLATION, "--", *argv]
         return Wrapped(tuple(line), {**environment, "HOME": str(home)})
 

@@ -18,12 +18,13 @@ def choose(
     workspace: Path | None = None,
     environment: Mapping[str, str] | None = None,
     readable: Sequence[Path] = (),
+    closed: Sequence[Path] = (),
 ) -> Sandbox:
     """The best sandbox for the policy that was asked for (default: workspace-write).
 
     Programs inside `workspace` are never taken for the sandbox itself. Commands can also read the folders of
-    `readable`, which a sandbox may otherwise hide. When none works, an explicit request
-    raises SandboxUnavailable; otherwise commands run directly, and the result says so and why.
+    `readable`, which a sandbox may otherwise hide, and find nothing in those of `closed`. When none works, an
+    explicit request raises SandboxUnavailable; otherwise commands run directly, and the result says so.
     """
     policy = Policy(requested) if requested is not None else Policy.WORKSPACE_WRITE
     if policy is Policy.OFF:
@@ -37,4 +38,4 @@ def choose(
         if explicit:
             raise
         return Direct(degraded=True, reason=error.cause, policy=policy)
-    return Bubblewrap(program, policy, tuple(readable))
+    return Bubblewrap(program, policy, tuple(readable), tuple(closed))
