@@ -80,5 +80,7 @@ class Commands:
             )
         except ToolError as error:
             raise RunFailure(OwnSubtype.TOOLS, str(error), "Check the batch's folder.") from error
+        finally:
+            wrapped.settle()
         kept = await asyncio.to_thread(output.finish)
         return Outcome(command, ended.exit_code, kept.text, ended.timed_out)

@@ -11,8 +11,9 @@ import pytest
 from dsv4_tools.base import ToolContext, ToolError
 from dsv4_tools.registry import default_tools
 from dsv4_tools.sandbox import Network, Policy, SandboxUnavailable, choose
-from dsv4_tools.sandbox.bubblewrap import Bubblewrap, _linked_git, _trial
+from dsv4_tools.sandbox.bubblewrap import Bubblewrap, _trial
 from dsv4_tools.sandbox.direct import Direct
+from dsv4_tools.sandbox.git_folders import linked_git
 from dsv4_tools.shell import Shell, ShellArgs
 from tests.tools.conftest import Git
 
@@ -64,7 +65,7 @@ def test_a_planted_git_file_opens_no_folder(root: Path, tmp_path: Path) -> None:
     target = tmp_path / "home" / ".ssh"
     target.mkdir(parents=True)
     (root / ".git").write_text(f"gitdir: {target}\n")
-    assert _linked_git(root / ".git") is None
+    assert linked_git(root / ".git") is None
     line = Bubblewrap("bwrap", Policy.WORKSPACE_WRITE).wrap(["true"], workspace=root, environment={}).argv
     assert str(target) not in line
 
@@ -72,7 +73,7 @@ def test_a_planted_git_file_opens_no_folder(root: Path, tmp_path: Path) -> None:
 def test_a_real_worktree_can_use_its_repository(git: Git, root: Path, tmp_path: Path) -> None:
     git("commit", "--allow-empty", "-qm", "x")
     git("worktree", "add", "-q", str(tmp_path / "tree"))
-    assert _linked_git(tmp_path / "tree" / ".git") == root / ".git"
+    assert linked_git(tmp_path / "tree" / ".git") == root / ".git"
 
 
 def test_closed_folders_are_empty_where_the_workspace_holds_them(root: Path, tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ async def test_file_tools_obey_a_read_only_session(context: ToolContext, git: Gi
 
 
 @works
-async def test_hooks_behind_a_linked_git_folder_are_protected(
+async def test_hooks_behind_alinked_git_folder_are_protected(
     context: ToolContext, git: Git, root: Path
 ) -> None:
     (root / ".git").rename(root / "real")
@@ -176,3 +177,35 @@ async def test_hooks_behind_a_linked_git_folder_are_protected(
     for hooks in (".git/hooks", "real/hooks"):
         await run(context, Policy.WORKSPACE_WRITE, f"echo x > {hooks}/pre-commit")
     assert not (root / "real" / "hooks" / "pre-commit").exists()
+
+
+@works
+async def test_git_can_not_be_sent_to_another_configuration(
+    context: ToolContext, git: Git, root: Path, tmp_path: Path
+) -> None:
+    """By commondir, by config.worktree, or by the folders of submodules and of other worktrees."""
+    trap = tmp_path / "ran"
+    git("commit", "--allow-empty", "-qm", "x")
+    git("worktree", "add", "-q", str(tmp_path / "tree"))
+    (root / ".git" / "modules" / "a").mkdir(parents=True)
+    git("init", "-q", "--separate-git-dir", str(root / ".git" / "modules" / "a" / "b"), str(root / "b"))
+    git("config", "extensions.worktreeConfig", "true")
+    evil = f'[core]\\n\\tfsmonitor = "touch {trap}; false"\\n'
+    text = await run(
+        context,
+        Policy.WORKSPACE_WRITE,
+        f"printf '{evil}' | tee .git/config.worktree .git/modules/a/b/config"
+        " .git/worktrees/tree/config.worktree;"
+        "echo x > .git/modules/a/b/hooks/pre-commit; ln -s ../../evil .git/modules/a/b/commondir;"
+        f"cp -r .git evil; printf '{evil}' > evil/config; cp -r evil .git/evil;"
+        "echo ../../../evil > .git/worktrees/tree/commondir; echo evil > .git/commondir",
+    )
+    assert "[removed .git/commondir, b/commondir: it would make Git read another configuration]" in text
+    git("status")
+    git("-C", "b", "status")
+    git("-C", str(tmp_path / "tree"), "status")
+    assert not trap.exists()
+    assert not (root / ".git" / "modules" / "a" / "b" / "hooks" / "pre-commit").exists()
+    assert (
+        await run(context, Policy.WORKSPACE_WRITE, "echo y > f; git add f; git -C b status -s") == "[exit 0]"
+    )

@@ -42,9 +42,13 @@ class Shell(Tool[ShellArgs]):
         argv = [bash, "--noprofile", "--norc", "-c", args.command]
         wrapped = context.sandbox.wrap(argv, workspace=root, environment=environment)
         output = OutputBuffer(context.spill_dir, "shell")
-        ended = await run_process(
-            wrapped.argv, cwd=root, environment=wrapped.environment, seconds=args.timeout, output=output
-        )
+        removed: str | None = None
+        try:
+            ended = await run_process(
+                wrapped.argv, cwd=root, environment=wrapped.environment, seconds=args.timeout, output=output
+            )
+        finally:
+            removed = wrapped.settle()
         kept = output.finish()
         if ended.timed_out:
             status, last = Status.TIMED_OUT, f"[timed out after {args.timeout} s]"
@@ -54,7 +58,7 @@ class Shell(Tool[ShellArgs]):
             status = Status.FAILED if ended.exit_code else Status.COMPLETED
             last = f"[exit {ended.exit_code}]"
         return ToolResult(
-            f"{kept.text}\n{last}" if kept.text else last,
+            "\n".join(filter(None, (kept.text, removed, last))),
             status=status,
             exit_code=ended.exit_code,
             truncated=kept.omitted > 0,

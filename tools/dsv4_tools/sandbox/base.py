@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,10 +29,32 @@ class Network(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Wrapped:
-    """The command line and the environment to start."""
+    """The command line and the environment to start.
+
+    `unwanted` are files that must not have come when the command is over; call `settle` then.
+    """
 
     argv: tuple[str, ...]
     environment: dict[str, str]
+    unwanted: tuple[Path, ...] = ()
+
+    def settle(self) -> str | None:
+        """Remove what must not have come, and say so in a line.
+
+        A `commondir` in a git folder makes Git take its configuration from wherever it says, and no mount
+        can keep one from being made: Git reads it as soon as it is there, empty or not.
+        """
+        found = [path for path in self.unwanted if os.path.lexists(path)]
+        for path in found:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        if not found:
+            return None
+        names = ", ".join(f"{path.parent.name}/{path.name}" for path in found)
+        return f"[removed {names}: it would make Git read another configuration]"
 
 
 class Sandbox(Protocol):

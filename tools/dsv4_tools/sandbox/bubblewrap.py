@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dsv4_tools.environment import find_program
 from dsv4_tools.sandbox.base import Network, Policy, SandboxUnavailable, Wrapped
+from dsv4_tools.sandbox.git_folders import folders_behind, frozen_mounts, linked_git
 
 _PROBE_SECONDS = 10
 _REMEDY = "Install bubblewrap and allow user namespaces, or pass --sandbox off."
@@ -63,56 +64,34 @@ class Bubblewrap:
             line += ["--ro-bind", str(folder), str(folder)]
         for folder in self.readable:
             line += ["--ro-bind-try", str(folder), str(folder)]
-        line += self._workspace_mounts(workspace)
+        git = self._git(workspace)
+        line += self._workspace_mounts(workspace, git)
         for folder in self.closed:
             # One that isn't there yet must not be made by a command: the agent would take it for its own.
             if workspace in folder.parents and (folder.is_dir() or self.policy is not Policy.READ_ONLY):
                 line += ["--tmpfs", str(folder)]
         line += ["--chdir", str(workspace), *_ISOLATION, "--", *argv]
-        return Wrapped(tuple(line), {**environment, "HOME": str(home)})
+        planted = () if git is None else tuple(f / "commondir" for f in folders_behind(git))
+        unwanted = tuple(path for path in planted if not os.path.lexists(path))
+        return Wrapped(tuple(line), {**environment, "HOME": str(home)}, unwanted)
 
-    def _workspace_mounts(self, workspace: Path) -> Iterator[str]:
+    def _workspace_mounts(self, workspace: Path, git: Path | None) -> Iterator[str]:
         if self.policy is Policy.READ_ONLY:
             yield from ("--ro-bind", str(workspace), str(workspace))
             return
         yield from ("--bind", str(workspace), str(workspace))
+        pointer = (workspace / ".git").resolve()
+        if pointer.is_file() and pointer.is_relative_to(workspace):
+            yield from ("--ro-bind", str(pointer), str(pointer))
+        if git is not None:
+            yield from frozen_mounts(git)
+
+    def _git(self, workspace: Path) -> Path | None:
+        """The git folder that commands may write to; None where there is none."""
         git = (workspace / ".git").resolve()
-        if not git.is_relative_to(workspace):
-            return
-        if git.is_dir():
-            yield from _git_mounts(git)
-        elif git.is_file():
-            yield from ("--ro-bind", str(git), str(git))
-            if common := _linked_git(git):
-                yield from _git_mounts(common)
-
-
-def _git_mounts(git: Path) -> Iterator[str]:
-    """Git's data writable, but what makes Git run programs not; a mount point cannot be renamed away."""
-    yield from ("--bind", str(git), str(git))
-    hooks, config = git / "hooks", git / "config"
-    if hooks.is_dir() and not hooks.is_symlink():
-        yield from ("--ro-bind", str(hooks), str(hooks))
-    else:
-        yield from ("--tmpfs", str(hooks))
-    if config.is_file() and not config.is_symlink():
-        yield from ("--ro-bind", str(config), str(config))
-
-
-def _linked_git(pointer: Path) -> Path | None:
-    """The repository behind a worktree's `.git` file, if that repository points back to this worktree.
-
-    Without the second half, a planted file could make any folder writable inside the sandbox.
-    """
-    try:
-        target = pointer.read_text().removeprefix("gitdir:").strip()
-        private = (pointer.parent / target).resolve(strict=True)
-        back = Path((private / "gitdir").read_text().strip())
-        common = (private / (private / "commondir").read_text().strip()).resolve(strict=True)
-    except (OSError, UnicodeDecodeError):
-        return None
-    genuine = back.resolve() == pointer.resolve() and private.parent == common / "worktrees"
-    return common if genuine and (common / "objects").is_dir() else None
+        if self.policy is Policy.READ_ONLY or not git.is_relative_to(workspace):
+            return None
+        return git if git.is_dir() else linked_git(git)
 
 
 def _system_mounts() -> Iterator[str]:
