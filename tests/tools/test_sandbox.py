@@ -76,6 +76,22 @@ def test_a_real_worktree_can_use_its_repository(git: Git, root: Path, tmp_path: 
     assert linked_git(tmp_path / "tree" / ".git") == root / ".git"
 
 
+def test_a_path_that_names_the_home_folder_does_not_bring_it_back(root: Path, tmp_path: Path) -> None:
+    home, link = tmp_path / "home", tmp_path / "linked"
+    (home / "bin").mkdir(parents=True)
+    (home / "tools" / "bin").mkdir(parents=True)
+    link.symlink_to(home)
+    for shown in (home, link):
+        listed = ("/", "/tmp", "/run", home, f"{home}/", tmp_path, link, f"{home}/bin", f"{home}/tools/bin")
+        environment = {"HOME": str(shown), "PATH": ":".join(map(str, listed))}
+        line = Bubblewrap("bwrap", Policy.WORKSPACE_WRITE).wrap(
+            ["x"], workspace=root, environment=environment
+        )
+        bound = {path for option, path in pairwise(line.argv) if option == "--ro-bind"}
+        assert bound.isdisjoint({"/", "/tmp", "/run", str(home), str(tmp_path), str(link)})
+        assert f"{home}/bin" in bound
+
+
 def test_closed_folders_are_empty_where_the_workspace_holds_them(root: Path, tmp_path: Path) -> None:
     (root / "there").mkdir()
     closed = (root / "there", root / "later", tmp_path / "outside", root)

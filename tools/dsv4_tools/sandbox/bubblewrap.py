@@ -120,11 +120,17 @@ def _tool_folders(environment: Mapping[str, str], home: Path) -> Iterator[Path]:
         if folder.is_relative_to(home) and folder != home:
             first = home / folder.relative_to(home).parts[0]
             folder = first if first.name in _HOME_TOOLS or not first.name.startswith(".") else folder
-        elif folder.name == "bin" and folder.parent != Path("/"):
+        elif folder.name == "bin" and not _holds_emptied(folder.parent, home):
             folder = folder.parent
-        if folder not in seen and folder.is_dir():
+        if folder not in seen and folder.is_dir() and not _holds_emptied(folder, home):
             seen.add(folder)
             yield folder
+
+
+def _holds_emptied(folder: Path, home: Path) -> bool:
+    """Whether binding a folder would bring back what is to be empty: a PATH with `~` or `/tmp` in it."""
+    real = folder.resolve()
+    return any(empty.resolve().is_relative_to(real) for empty in (home, Path("/tmp"), Path("/run")))
 
 
 def probe(environment: Mapping[str, str], workspace: Path) -> str:
