@@ -85,7 +85,7 @@ def decide(policy: Policy, tool: str, access: Access, arguments: Mapping[str, ob
         return _decide_shell(policy, tool, command)
     paths = _spellings(policy.workspace, arguments.get("path"))
     for rule in policy.deny:
-        if rule.names(tool) and rule.matches_path(paths, ignore_case=True):
+        if rule.denies(tool) and rule.matches_path(paths, ignore_case=True):
             return Decision(Outcome.DENY, rule.text, "rule", f"the rule {rule.text} denies it")
     if access is Access.READ:
         return Decision(Outcome.ALLOW, None, "mode", "reading is allowed")

@@ -3,7 +3,8 @@
 For `shell` the pattern is a command: `git status:*` (this, alone or with more words), `python3 -m unittest*`
 (`*` stands for anything) or an exact line. For file tools it is a path relative to the workspace with `**`,
 `*` and `?`. A `read` rule also covers what else shows files (grep, glob, outline, symbols, git_diff and
-git_show), an `edit` rule also covers write. The names that other agents use (`Bash`, `Read`, `Edit`, ...)
+git_show), an `edit` rule also covers write. What may not be read may not be edited either: an edit that fails
+shows the lines nearest to it. The names that other agents use (`Bash`, `Read`, `Edit`, ...)
 are understood.
 """
 
@@ -38,6 +39,10 @@ class Rule:
     def names(self, tool: str) -> bool:
         """Whether the rule is about this tool."""
         return tool in _COVERS.get(self.tool, {self.tool}) or self.tool == "*"
+
+    def denies(self, tool: str) -> bool:
+        """Whether the rule, as one that denies, is about this tool."""
+        return self.names(tool) or (tool == "edit" and self.names("read"))
 
     def matches_words(self, words: tuple[str, ...]) -> bool:
         """Whether a single command, given as words, matches."""

@@ -325,6 +325,17 @@ def test_a_path_rule_holds_for_every_spelling_and_reader(tool: str, path: str, t
     assert file_call(tool, Access.READ, "open/key", policy) is Outcome.ALLOW
 
 
+def test_what_may_not_be_read_may_not_be_edited_either(tmp_path: Path) -> None:
+    """An edit that fails shows the nearest lines. An allow rule for reading allows no edit."""
+    (rule,) = parse_rules("read(.env)")
+    denying = Policy(tmp_path, deny=(rule,))
+    for path, outcome in ((".env", Outcome.DENY), (".ENV", Outcome.DENY), ("a", Outcome.ALLOW)):
+        assert decide(denying, "edit", Access.WRITE, {"path": path}).outcome is outcome
+    assert decide(denying, "write", Access.WRITE, {"path": ".env"}).outcome is Outcome.ALLOW
+    asking = Policy(tmp_path, allow=(rule,), interactive=True)
+    assert decide(asking, "edit", Access.WRITE, {"path": ".env"}).outcome is Outcome.ASK
+
+
 def test_an_edit_rule_covers_write(tmp_path: Path) -> None:
     policy = Policy(tmp_path, deny=parse_rules("edit(*.lock)"))
     assert file_call("write", Access.WRITE, "a.lock", policy) is Outcome.DENY
