@@ -24,6 +24,7 @@ from dsv4_agent.workbench.git_command import (
     line_of,
     run_git,
     top_level,
+    why_no_top_level,
     without_filters,
 )
 
@@ -44,10 +45,8 @@ class Base:
         """Look a commit up. Raises `PlanError` where there is no repository or no such commit."""
         top = top_level(directory)
         if top is None:
-            raise PlanError(
-                f"{directory} is not a git repository with a work tree of its own (core.worktree is not "
-                "followed); run git init there, or choose with -C"
-            )
+            cause, remedy = why_no_top_level(directory)
+            raise PlanError(f"{cause}; {remedy}, or choose with -C")
         commit = line_of(top, "rev-parse", "--verify", "-q", "--end-of-options", f"{revision}^{{commit}}")
         if commit is None:
             if line_of(top, "rev-parse", "--verify", "-q", "HEAD") is None:

@@ -23,7 +23,7 @@ from dsv4_agent.workbench.begun_repository import BegunRepository
 from dsv4_agent.workbench.crash_report import CrashLog
 from dsv4_agent.workbench.exit_codes import OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
-from dsv4_agent.workbench.git_command import top_level
+from dsv4_agent.workbench.git_command import top_level, why_no_top_level
 from dsv4_agent.workbench.git_state import Repository
 from dsv4_agent.workbench.models import OpenedModel, open_model
 
@@ -48,8 +48,9 @@ class Task:
         schema = None if options.output_schema is None else OutputSchema.load(options.output_schema)
         directory = options.directory.resolve()
         if not options.skip_git_repo_check and top_level(directory) is None:
-            remedy = "Run git init there, choose another with -C, or pass --skip-git-repo-check."
-            raise RunFailure(Subtype.INPUT, f"{directory} is not a git repository", remedy)
+            cause, remedy = why_no_top_level(directory)
+            remedy = f"{remedy.capitalize()}, choose another with -C, or pass --skip-git-repo-check."
+            raise RunFailure(Subtype.INPUT, cause, remedy)
         begun = BegunRepository(directory)
         try:
             if options.patch_file is not None or options.require_clean:

@@ -9,6 +9,7 @@ from typing import Final
 
 from dsv4_agent.workbench.exit_codes import OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
+from dsv4_tools.git_owner import belong_together
 
 _SAFE: Final = (
     "--no-pager",
@@ -80,14 +81,28 @@ def top_level(directory: Path) -> Path | None:
     """The work tree that holds `directory`; None outside a repository, in a bare one, and inside `.git`.
 
     None as well where the configuration names a work tree that is not the repository's own (`core.worktree`):
-    it could be the whole disk, or somebody's home.
+    it could be the whole disk, or somebody's home. And where `.git` leads to another work tree's repository.
     """
     found = line_of(directory, "rev-parse", "--show-toplevel")
     if not found:
         return None
     top, real = Path(found), directory.resolve()
     own = next((folder for folder in (real, *real.parents) if os.path.lexists(folder / ".git")), None)
-    return top if own is not None and top.resolve() == own else None
+    if own is None or top.resolve() != own:
+        return None
+    entry = own / ".git"
+    if entry.is_dir() and not entry.is_symlink():
+        return top
+    git = line_of(top, "rev-parse", "--absolute-git-dir")
+    return top if git and belong_together(own, Path(git)) else None
+
+
+def why_no_top_level(directory: Path) -> tuple[str, str]:
+    """What is to be said where `top_level` found none: the cause, and what to do about it."""
+    if line_of(directory, "rev-parse", "--show-toplevel"):
+        cause = f"the git repository of {directory} is another work tree's (by its .git, or core.worktree)"
+        return cause, "mend or remove that"
+    return f"{directory} is not a git repository", "run git init there"
 
 
 def without_filters(cwd: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dsv4_tools.base import ToolContext, ToolError
+from dsv4_tools.git_repository import Repository
 from dsv4_tools.git_status import GitStatus, GitStatusArgs
 from dsv4_tools.workspace import Workspace
 from tests.tools.conftest import Call
@@ -238,6 +240,46 @@ async def test_a_planted_bare_repository_is_not_used(
 async def test_a_work_tree_elsewhere_is_refused(call: Call, git: Git, root: Path, tmp_path: Path) -> None:
     git("config", "core.worktree", str(tmp_path))
     assert "core.worktree" in (await call("git_status")).text
+
+
+@pytest.mark.parametrize("form", ["file", "link", "worktree"])
+async def test_a_planted_git_file_shows_and_changes_no_other_repository(
+    call: Call, git: Git, root: Path, tmp_path: Path, form: str
+) -> None:
+    other = tmp_path / "private"
+    git("init", "-q", str(other))
+    (other / "secret").write_text("secret\n")
+    git("-C", str(other), "add", "-A")
+    git("-C", str(other), "commit", "-qm", "private work")
+    git("-C", str(other), "worktree", "add", "-q", str(tmp_path / "tree"))
+    shutil.rmtree(root / ".git")
+    match form:
+        case "file":
+            (root / ".git").write_text(f"gitdir: {other}/.git\n")
+        case "link":
+            (root / ".git").symlink_to(other / ".git")
+        case _:
+            (root / ".git").write_text(f"gitdir: {other}/.git/worktrees/tree\n")
+    for tool, arguments in (
+        ("git_log", {}),
+        ("git_show", {"revision": "HEAD"}),
+        ("git_commit", {"message": "m"}),
+    ):
+        text = (await call(tool, **arguments)).text
+        assert "another work tree's repository" in text
+        assert "private work" not in text
+    assert git("-C", str(other), "log", "--format=%s").split("\n")[0] == "private work"
+
+
+async def test_worktrees_submodules_and_separate_git_folders_are_used(
+    git: Git, root: Path, tmp_path: Path
+) -> None:
+    commit(git, root)
+    git("worktree", "add", "-q", str(tmp_path / "tree"))
+    git("init", "-q", "--separate-git-dir", str(tmp_path / "apart"), str(tmp_path / "work"))
+    git("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(root), "sub")
+    for place in (tmp_path / "tree", tmp_path / "work", root / "sub"):
+        assert Repository(Workspace(place)).prefix == ""
 
 
 async def test_git_variables_of_the_user_do_not_redirect(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dsv4_agent.workbench.git_command import top_level, why_no_top_level
 from dsv4_agent.workbench.git_state import Changes, Repository
 
 
@@ -156,6 +157,20 @@ def test_a_work_tree_that_lies_elsewhere_is_not_recorded(place: Path, tmp_path: 
         assert (repository.root, repository.is_git) == (place, False)
         (place / "a.txt").write_text(f"changed for {named}\n")
         assert difference(repository).files == ("a.txt",)
+
+
+def test_a_planted_git_file_names_no_other_repository(place: Path, tmp_path: Path) -> None:
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    (planted / ".git").write_text(f"gitdir: {place}/.git\n")
+    assert top_level(planted) is None
+    assert "another work tree's" in why_no_top_level(planted)[0]
+    git(place, "worktree", "add", "-q", str(tmp_path / "tree"))
+    (planted / ".git").write_text(f"gitdir: {place}/.git/worktrees/tree\n")
+    assert top_level(planted) is None
+    assert top_level(tmp_path / "tree") == tmp_path / "tree"
+    git(tmp_path, "init", "-q", "--separate-git-dir", str(tmp_path / "apart"), str(tmp_path / "work"))
+    assert top_level(tmp_path / "work") == tmp_path / "work"
 
 
 def test_a_plain_directory(tmp_path: Path) -> None:

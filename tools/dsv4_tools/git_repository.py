@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dsv4_tools.base import ToolContext, ToolError, nothing_hidden
+from dsv4_tools.git_owner import belong_together
 from dsv4_tools.output import plain
 from dsv4_tools.threads import supervised
 from dsv4_tools.workspace import Workspace
@@ -150,6 +151,12 @@ class Repository:
         owner = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
         if top != owner:
             raise ToolError("the repository's work tree is not the workspace (core.worktree is set).")
+        git = self._execute(("rev-parse", "--absolute-git-dir"), None, {}).text.rstrip("\n")
+        if not belong_together(top, Path(git)):
+            raise ToolError(
+                ".git leads to another work tree's repository, which is not used "
+                "(git worktree repair mends a worktree that was moved)."
+            )
         return top
 
     def _execute(self, arguments: tuple[str, ...], stdin: str | None, environment: dict[str, str]) -> Output:
