@@ -11,6 +11,7 @@ from typing import Any
 import pathspec
 
 from dsv4_tools.base import ToolError
+from dsv4_tools.ignore_rules import read_rules
 from dsv4_tools.workspace import Workspace
 
 _RULES_LIMIT = 1_000_000
@@ -48,14 +49,7 @@ def _read_rules(path: Path) -> pathspec.GitIgnoreSpec | None:
         lines = path.read_bytes().decode("utf-8", "replace").removeprefix("\ufeff").split("\n")
     except OSError:
         return None
-    good: list[str] = []
-    for line in lines:
-        try:
-            pathspec.GitIgnoreSpec.from_lines([line])
-        except ValueError:  # Git skips a rule it cannot read
-            continue
-        good.append(line.removesuffix("\r"))
-    return pathspec.GitIgnoreSpec.from_lines(good)
+    return read_rules(line.removesuffix("\r") for line in lines)
 
 
 def files_under(workspace: Workspace, start: Path) -> Iterator[str]:
@@ -89,8 +83,6 @@ def _walk(
     folder: Path, prefix: str, rules: _Rules, deadline: float, closed: frozenset[str]
 ) -> Iterator[str | Iterator[Any]]:
     """What lies in one folder: a path for each file, for each folder the same again."""
-    if time.monotonic() > deadline:
-        raise ToolError("the folder holds too many files; give a narrower path.")
     try:
         with os.scandir(folder) as entries:
             listing = sorted(entries, key=lambda entry: entry.name)
@@ -99,6 +91,8 @@ def _walk(
     for entry in listing:
         if entry.name == ".git":
             continue
+        if time.monotonic() > deadline:
+            raise ToolError("the folder holds too many files; give a narrower path.")
         path = prefix + entry.name
         try:
             is_folder = entry.is_dir(follow_symlinks=False)
