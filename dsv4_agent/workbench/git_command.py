@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Final
 
 from dsv4_agent.workbench.exit_codes import OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
+from dsv4_tools.environment import find_git
 from dsv4_tools.git_owner import belong_together
 
 _SAFE: Final = (
@@ -42,6 +44,12 @@ def _environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     return kept | fixed | offline | {"LC_ALL": "C"} | (extra or {})
 
 
+@functools.cache
+def _program(path: str, cwd: Path) -> str:
+    """Git, but not the one of the folder that it is to look at: a PATH may name `.` or `./bin`."""
+    return find_git({"PATH": path}, cwd.resolve()) or "/nowhere/git"
+
+
 def require_folder(path: Path) -> None:
     """Raises `RunFailure` (54) where a folder to work in is there no more."""
     if not path.is_dir():
@@ -53,9 +61,10 @@ def run_git(
     cwd: Path, *arguments: str, environment: dict[str, str] | None = None, given: bytes | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `git ARGUMENTS` in a folder. Raises `RunFailure` (54) where there is no git or no end of it."""
+    program = _program(os.environ.get("PATH", os.defpath), cwd)
     try:
         return subprocess.run(
-            ["git", *_SAFE, *arguments],
+            [program, *_SAFE, *arguments],
             cwd=cwd,
             env=_environment(environment),
             input=given or b"",

@@ -148,7 +148,7 @@ class Repository:
     def _prepare(self) -> None:
         form = (line_of(self.root, "rev-parse", "--show-object-format") or "sha1") if self.is_git else "sha1"
         init = ("init", "-q", "--bare", "--template=", f"--object-format={form}", str(self._shadow))
-        self._check(run_git(self._shadow, *init), "init")
+        self._check(run_git(self.root, *init), "init")
         config = self._shadow / "config"
         text = config.read_text(encoding="utf-8").replace("bare = true", "bare = false")
         settings = comparison_settings(self.root) if self.is_git else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -280,6 +281,18 @@ async def test_worktrees_submodules_and_separate_git_folders_are_used(
     git("-c", "protocol.file.allow=always", "submodule", "add", "-q", str(root), "sub")
     for place in (tmp_path / "tree", tmp_path / "work", root / "sub"):
         assert Repository(Workspace(place)).prefix == ""
+
+
+async def test_a_git_of_the_repository_is_not_run(
+    call: Call, git: Git, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(git, root)
+    trap = tmp_path / "ran"
+    (root / "git").write_text(f"#!/bin/sh\ntouch {trap}\n")
+    (root / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f".:{root}:{os.environ['PATH']}")
+    assert "first" in (await call("git_log")).text
+    assert not trap.exists()
 
 
 async def test_git_variables_of_the_user_do_not_redirect(

@@ -173,6 +173,22 @@ def test_a_planted_git_file_names_no_other_repository(place: Path, tmp_path: Pat
     assert top_level(tmp_path / "work") == tmp_path / "work"
 
 
+def test_a_git_of_the_repository_is_not_run(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trap = tmp_path / "ran"
+    (place / "bin").mkdir()
+    for planted in (place / "git", place / "bin" / "git"):
+        planted.write_text(f"#!/bin/sh\ntouch {trap}\n")
+        planted.chmod(0o755)
+    monkeypatch.setenv("PATH", f".:./bin:{place}/bin:{os.environ['PATH']}")
+    monkeypatch.chdir(place)
+    repository = Repository(place)
+    (place / "a.txt").write_text("changed\n")
+    assert difference(repository).files == ("a.txt",)
+    assert not trap.exists()
+
+
 def test_a_plain_directory(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "x").write_text("1\n")

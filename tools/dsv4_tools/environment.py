@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -60,6 +61,17 @@ def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:
         if name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES) and not is_secret_name(name)
     }
     return {**kept, **_FIXED}
+
+
+def find_git(environment: Mapping[str, str], folder: Path) -> str | None:
+    """The absolute path of git; one inside `folder` only where there is no other (`folder` may be `/`).
+
+    One in a relative entry of PATH, which is whatever folder the process stands in, is never taken.
+    """
+    if found := find_program("git", environment, folder):
+        return found
+    listed = [entry for entry in environment.get("PATH", os.defpath).split(":") if entry.startswith("/")]
+    return shutil.which("git", path=":".join(listed)) if listed else None
 
 
 def find_program(name: str, environment: Mapping[str, str], workspace: Path) -> str | None:

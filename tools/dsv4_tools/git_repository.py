@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dsv4_tools.base import ToolContext, ToolError, nothing_hidden
+from dsv4_tools.environment import find_git
 from dsv4_tools.git_owner import belong_together
 from dsv4_tools.output import plain
 from dsv4_tools.threads import supervised
@@ -82,6 +83,11 @@ class Repository:
 
     def __init__(self, workspace: Workspace) -> None:
         """Raises ToolError when Git is missing or the workspace is in no repository."""
+        program = find_git(os.environ, workspace.root)
+        if program is None:
+            raise ToolError("git is not installed.")
+        os.environ.setdefault("GIT_PYTHON_GIT_EXECUTABLE", program)  # it is run while GitPython is imported
+        self._program = program
         try:
             import git
         except ImportError as error:
@@ -169,7 +175,7 @@ class Repository:
             for flag in ("-u", name)
         ]
         settings = [flag for setting in (*_SETTINGS, *self._blanks) for flag in ("-c", setting)]
-        command = ["env", *unset, "git", "--no-pager", *settings, *arguments]
+        command = ["env", *unset, self._program, "--no-pager", *settings, *arguments]
         with tempfile.TemporaryFile() as file:
             if stdin is not None:
                 file.write(stdin.encode("utf-8", "replace"))
