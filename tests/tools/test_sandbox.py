@@ -76,6 +76,17 @@ def test_a_real_worktree_can_use_its_repository(git: Git, root: Path, tmp_path: 
     assert linked_git(tmp_path / "tree" / ".git") == root / ".git"
 
 
+def test_a_worktree_that_is_being_made_keeps_its_commondir(git: Git, root: Path) -> None:
+    git("commit", "--allow-empty", "-qm", "x")
+    half = root / ".git" / "worktrees" / "half"
+    half.mkdir(parents=True)
+    (half / "HEAD").write_text("0" * 40)
+    wrapped = Bubblewrap("bwrap", Policy.WORKSPACE_WRITE).wrap(["x"], workspace=root, environment={})
+    (half / "commondir").write_text("../..\n")
+    assert wrapped.settle() is None
+    assert (half / "commondir").exists()
+
+
 def test_a_path_that_names_the_home_folder_does_not_bring_it_back(root: Path, tmp_path: Path) -> None:
     home, link = tmp_path / "home", tmp_path / "linked"
     (home / "bin").mkdir(parents=True)

@@ -71,7 +71,9 @@ class Bubblewrap:
             if workspace in folder.parents and (folder.is_dir() or self.policy is not Policy.READ_ONLY):
                 line += ["--tmpfs", str(folder)]
         line += ["--chdir", str(workspace), *_ISOLATION, "--", *argv]
-        planted = () if git is None else tuple(f / "commondir" for f in folders_behind(git))
+        # Those of worktrees have one; git may be about to write it into one that is being made.
+        folders = () if git is None else (f for f in folders_behind(git) if f.parent.name != "worktrees")
+        planted = (folder / "commondir" for folder in folders)
         unwanted = tuple(path for path in planted if not os.path.lexists(path))
         return Wrapped(tuple(line), {**environment, "HOME": str(home)}, unwanted)
 

@@ -12,18 +12,21 @@ _OWN_CONFIG = re.compile(r"worktreeconfig", re.IGNORECASE)
 
 
 def frozen_mounts(git: Path) -> Iterator[str]:
-    """bwrap's arguments. A mount point cannot be renamed away, so `git` is one of its own."""
+    """bwrap's arguments. A mount point cannot be renamed away, so `git` is one of its own.
+
+    Other worktrees may go while a command starts, a batch's for instance: those are tried (`-try`).
+    """
     yield from ("--bind", str(git), str(git))
     for folder in folders_behind(git):
         hooks = folder / "hooks"
         if hooks.is_dir() and not hooks.is_symlink():
-            yield from ("--ro-bind", str(hooks), str(hooks))
+            yield from ("--ro-bind-try", str(hooks), str(hooks))
         elif folder.parent != git / "worktrees":  # those have no hooks of their own
             yield from ("--tmpfs", str(hooks))
         _begin_worktree_config(git, folder)
         for file in (folder / name for name in _FROZEN):
             if file.is_file() and not file.is_symlink():
-                yield from ("--ro-bind", str(file), str(file))
+                yield from ("--ro-bind-try", str(file), str(file))
 
 
 def folders_behind(git: Path) -> Iterator[Path]:
