@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from dsv4_agent.dsml.schema import finite, refuse_constant
 from dsv4_agent.loop.events import Subtype
 from dsv4_agent.workbench.failures import RunFailure
 
@@ -44,11 +45,16 @@ class OutputSchema:
             raise _bad(f"the schema is not valid JSON: {error}") from error
         if not isinstance(schema, (dict, bool)):
             raise _bad("the schema is neither an object nor true/false")
+        if isinstance(schema, dict) and not isinstance(schema.get("$schema", ""), str):
+            raise _bad("not a valid JSON Schema at /$schema: it is not a string")
         try:
             jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator).check_schema(schema)
         except jsonschema.SchemaError as error:
             place = "/".join(str(part) for part in error.absolute_path)
             raise _bad(f"not a valid JSON Schema at /{place}: {error.message[:200]}") from error
+        except RecursionError as error:
+            raise _bad("the schema is nested too deep") from error
+        _check_references(schema)
         return cls(schema)
 
     @property
@@ -68,20 +74,28 @@ class OutputSchema:
         )
 
     def check(self, message: str) -> object:
-        """The value in `message` (the JSON alone, or in one fenced block). Raises `Mismatch`."""
+        """The value in `message` (the JSON alone, or in one fenced block).
+
+        Raises `Mismatch`, and `RunFailure` (42) where the schema itself can't be applied.
+        """
         import jsonschema
 
         text = message.strip()
         if len(blocks := _FENCED.findall(text)) == 1:
             text = blocks[0]
         try:
-            value = json.loads(text, parse_constant=_reject)
+            value = json.loads(text, parse_constant=refuse_constant, parse_float=finite)
         except (ValueError, RecursionError) as error:
             raise Mismatch(f"The last message is not valid JSON: {error}") from error
         kind = jsonschema.validators.validator_for(self.schema, jsonschema.Draft202012Validator)
         try:
-            found = list(kind(self.schema).iter_errors(value))
-        except Exception as error:  # an unresolvable $ref shows only here, as the library's own type
+            # The library's default registry would fetch a $ref from the network or from any file.
+            found = list(kind(self.schema, registry=_known_schemas()).iter_errors(value))
+        except RecursionError as error:
+            raise _bad(
+                "the schema can't be applied: a $ref leads back to itself, or it is too deep"
+            ) from error
+        except Exception as error:  # what the library raises as its own types
             raise _bad(f"the schema can't be applied: {error}") from error
         if found:
             lines = [
@@ -92,8 +106,38 @@ class OutputSchema:
         return value
 
 
-def _reject(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")
+def _known_schemas() -> Any:
+    """The drafts' own schemas, which a $ref may name; nothing is ever fetched."""
+    from jsonschema_specifications import REGISTRY
+
+    return REGISTRY
+
+
+def _check_references(schema: dict[str, Any] | bool) -> None:
+    """Refuse a schema with a `$ref` that leads nowhere: else it shows when the work is done. Raises
+    `RunFailure` (42)."""
+    import jsonschema
+    import referencing.exceptions
+    import referencing.jsonschema
+
+    kind = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
+    draft = str(kind.META_SCHEMA["$schema"])
+    resource = referencing.jsonschema.specification_with(draft).create_resource(schema)
+    pending = [(_known_schemas().resolver_with_root(resource), resource)]
+    while pending:
+        resolver, part = pending.pop()
+        if isinstance(part.contents, dict):
+            for keyword in ("$ref", "$dynamicRef"):
+                target = part.contents.get(keyword)
+                try:
+                    if isinstance(target, str):
+                        resolver.lookup(target)
+                except referencing.exceptions.Unresolvable as error:
+                    cause = (
+                        f"the schema's {keyword} {target!r} leads nowhere: nothing is read beside the schema"
+                    )
+                    raise _bad(cause) from error
+        pending += [(resolver.in_subresource(sub), sub) for sub in part.subresources()]
 
 
 def _bad(cause: str) -> RunFailure:

@@ -134,7 +134,7 @@ class Task:
             if schema is None or first.is_error:
                 return as_object(first)
             try:
-                return {**as_object(first), "structured_output": schema.check(first.result)}
+                return _with_value(as_object(first), schema)
             except Mismatch as mismatch:
                 budget.next_run()
                 second = await self._answer(agent, f"{mismatch} Answer again, with the JSON alone.")
@@ -142,7 +142,7 @@ class Task:
             if second.is_error:
                 return result
             try:
-                return {**result, "structured_output": schema.check(second.result)}
+                return _with_value(result, schema)
             except Mismatch as mismatch:
                 return ended(result, Subtype.SCHEMA, " ".join(str(mismatch).split()))
         finally:
@@ -168,6 +168,17 @@ def _limits(options: RunOptions) -> Limits:
         "max_tool_calls": options.max_tool_calls,
     }
     return Limits(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _with_value(result: Result, schema: OutputSchema) -> Result:
+    """The result with its answer as data. Raises `Mismatch`.
+
+    A schema that can't be applied ends the run, which keeps what it did: the changed files and their patch.
+    """
+    try:
+        return {**result, "structured_output": schema.check(result["result"])}
+    except RunFailure as failure:
+        return ended(result, failure.ending, failure.line(), failure.code)
 
 
 def _added(first: RunResult, second: RunResult) -> Result:

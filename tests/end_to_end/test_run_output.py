@@ -171,9 +171,18 @@ def test_output_schema(dsv4: Any) -> None:
     assert code == 53
 
 
+def test_a_schema_that_fails_at_the_end_hides_nothing_that_was_done(dsv4: Any, tmp_path: Path) -> None:
+    """It leads back to itself, which shows only when it is applied."""
+    script = 'call: write\n  path: new.txt\n  content: x\n---\ntext: {"n": 1}\n'
+    patch = tmp_path / "made.patch"
+    code, events = dsv4.stream(script, "--output-schema", '{"$ref": "#"}', "--patch", str(patch))
+    assert code == 42 and events[-1]["files_changed"] == ["new.txt"] and events[-1]["num_turns"] == 2
+    assert b"new.txt" in patch.read_bytes()
+
+
 def test_the_schema_is_checked_before_the_model_is_asked(dsv4: Any, tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text('{"type": "nonsense"}')
-    for schema in (str(tmp_path / "bad.json"), "{not json", str(tmp_path / "missing"), '{"$ref": 5}'):
+    for schema in (str(tmp_path / "bad.json"), "{not json", str(tmp_path / "missing"), '{"$ref": "a.json"}'):
         code, events = dsv4.stream("error: must not be asked\n", "--output-schema", schema)
         assert code == 42 and len(events) == 1
 
