@@ -172,7 +172,7 @@ def load_plan(path: Path) -> Plan:
         data = tomllib.loads(text)
     except OSError as error:
         raise PlanError(f"{path} can't be read: {error.strerror}; check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise PlanError(f"{path} is not TOML: {error}; mend it there") from error
     plan = parse_plan(data, str(path))
     if plan.prompt_file is None:

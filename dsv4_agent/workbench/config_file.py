@@ -46,6 +46,8 @@ def change_config(path: Path, edit: Callable[[Any], None]) -> None:
             write_private(place, text)
     except (OSError, ValueError, TOMLKitError) as error:
         raise SettingsError(f"{path} can't be written: {error}") from error
+    except RecursionError as error:
+        raise SettingsError(f"{path} can't be read: it is nested too deep; mend or remove it") from error
 
 
 @contextlib.contextmanager

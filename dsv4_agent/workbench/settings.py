@@ -74,6 +74,8 @@ def load_settings(path: Path | None = None) -> Settings:
         return Settings()
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path} can't be read: {error}; mend or remove it") from error
+    except RecursionError as error:
+        raise SettingsError(f"{path} can't be read: it is nested too deep; mend or remove it") from error
     tui, chat = _table(path, data, "tui"), _table(path, data, "chat")
     keys, engine = _table(path, data, "keys"), _table(path, data, "engine")
     _only(path, data, {"model", "models", "tui", "chat", "engine", "keys"})

@@ -174,7 +174,7 @@ class ModelConfig:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError("config.json", str(path), f"can't be read ({error.strerror})") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError("config.json", str(path), f"is not JSON ({error})") from error
         if not isinstance(raw, dict):
             raise ConfigError("config.json", type(raw).__name__, "must be a JSON object")
@@ -197,6 +197,9 @@ class ModelConfig:
         return values
 
 
+_LARGEST = 2**31 - 1
+"""Of sizes: kernels count in 32 bits, and what is larger is a damaged digit."""
+_LARGEST_FLOAT = 3.0e38
 _REQUIRED = (
     "vocab_size",
     "hidden_size",
@@ -254,7 +257,7 @@ def _yarn_from_inference(raw: Mapping[str, Any]) -> YarnScaling:
 
 def _yarn(values: Mapping[str, Any]) -> YarnScaling:
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        if not _is_number(value) or value <= 0:
             raise ConfigError(f"rope_scaling.{name}", value, "must be a positive number")
     return YarnScaling(**values)
 
@@ -270,19 +273,32 @@ def _trailing_stages(values: Mapping[str, Any]) -> int:
 def _validate(config: ModelConfig) -> None:
     for name in _POSITIVE:
         value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(name, value, "must be a positive integer")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
+            raise ConfigError(name, value, "must be a positive integer below 2**31")
     for name in ("num_hash_layers", "num_nextn_predict_layers"):
         value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ConfigError(name, value, "must be a non-negative integer")
-    for name in ("hc_eps", "rms_norm_eps", "rope_theta", "compress_rope_theta", "routed_scaling_factor"):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
+            raise ConfigError(name, value, "must be a non-negative integer below 2**31")
+    for name in ("hc_eps", "rms_norm_eps", "routed_scaling_factor"):
         value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if not _is_number(value) or not value > 0:
             raise ConfigError(name, value, "must be a positive number")
+    for name in ("rope_theta", "compress_rope_theta"):
+        value = getattr(config, name)
+        if not _is_number(value) or not value > 1:
+            raise ConfigError(name, value, "must be a number above 1")
+    if not _is_number(config.swiglu_limit):
+        raise ConfigError("swiglu_limit", config.swiglu_limit, "must be a number")
+    if not isinstance(config.quantization_config, Mapping | None):
+        raise ConfigError("quantization_config", config.quantization_config, "must be an object or null")
     _validate_schedule(config)
     _validate_shapes(config)
     _validate_fixed_choices(config)
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is one that single precision holds: kernels and tables are made of those."""
+    return isinstance(value, int | float) and type(value) is not bool and abs(value) <= _LARGEST_FLOAT
 
 
 def _validate_schedule(config: ModelConfig) -> None:

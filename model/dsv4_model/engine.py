@@ -65,6 +65,7 @@ NANO = "nano"
 _NANO_WEIGHTS = Path(__file__).parent / "nano" / "weights"
 _SMALL = 256 << 20
 """Bytes of weights up to which a checkpoint is read whole instead of mapped."""
+_MOST_THREADS = 4096
 _STORED_MARGIN = 256
 """A state on disk must save more tokens than this to be worth reading."""
 
@@ -184,8 +185,9 @@ class Engine:
         if memory_budget is not None:
             options = replace(options, memory_budget=memory_budget)
         if options.threads is not None:
-            if options.threads < 1:
-                raise EngineError(f"threads is {options.threads}.", "Choose at least 1.")
+            if not 1 <= options.threads <= _MOST_THREADS:
+                remedy = f"Choose from 1 to {_MOST_THREADS:,}; one a physical core is fastest."
+                raise EngineError(f"threads is {options.threads}.", remedy)
             torch.set_num_threads(options.threads)
         path = _NANO_WEIGHTS if source == NANO else Path(source)
         if source == NANO and not (path / "config.json").is_file():

@@ -17,7 +17,7 @@ __all__ = ["RopeTable", "rope_frequencies", "rotate"]
 def rope_frequencies(dim: int, theta: float, yarn: YarnScaling | None) -> Tensor:
     """Angular frequencies ``[dim / 2]`` (fp32, radians per position); YaRN-blended when ``yarn`` is given."""
     # Always on the CPU: a table is no weight, and on the meta device arange would import a compiler.
-    base = 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim)
+    base = 1.0 / float(theta) ** (torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim)
     if yarn is None:
         return base
 
@@ -30,7 +30,7 @@ def rope_frequencies(dim: int, theta: float, yarn: YarnScaling | None) -> Tensor
     ramp = ((torch.arange(dim // 2, dtype=torch.float32, device="cpu") - low) / max(high - low, 1e-3)).clamp(
         0, 1
     )
-    return base * (1 - ramp) + base / yarn.factor * ramp
+    return base * (1 - ramp) + base / float(yarn.factor) * ramp
 
 
 class RopeTable:

@@ -58,7 +58,10 @@ def test_a_missing_key_is_named() -> None:
         parse_plan({"prompt": "x"}, "plan.toml")
 
 
-@pytest.mark.parametrize("content", [b"prompt = ", b"\xff\xfe", b"prompt = 1\nprompt = 2"])
+@pytest.mark.parametrize(
+    "content",
+    [b"prompt = ", b"\xff\xfe", b"prompt = 1\nprompt = 2", b"a = " + b"[" * 5000, b"a = " + b"9" * 5000],
+)
 def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "plan.toml"
     path.write_bytes(content)

@@ -93,6 +93,14 @@ def test_round_trip_through_json(tmp_path: Path) -> None:
         ({"rope_scaling": [1]}, "rope_scaling"),
         ({"rms_norm_eps": 0}, "rms_norm_eps"),
         ({"num_hash_layers": -1}, "num_hash_layers"),
+        ({"index_topk": 2**31}, "index_topk"),
+        ({"sliding_window": 10**30}, "sliding_window"),
+        ({"rope_theta": 10**400}, "rope_theta"),
+        ({"compress_rope_theta": 1}, "compress_rope_theta"),
+        ({"rope_scaling": {"type": "yarn", "beta_fast": float("inf")}}, "rope_scaling.beta_fast"),
+        ({"rope_scaling": {"type": "yarn", "beta_slow": float("nan")}}, "rope_scaling.beta_slow"),
+        ({"swiglu_limit": None}, "swiglu_limit"),
+        ({"quantization_config": "fp8"}, "quantization_config"),
         ({"expert_dtype": "int3"}, "expert_dtype"),
         ({"engram_layer_ids": [1]}, "model_type"),
     ],
@@ -105,7 +113,7 @@ def test_bad_values_name_key_value_and_remedy(changes: dict[str, Any], key: str)
     assert len(caught.value.remedy) > 10
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", None])
+@pytest.mark.parametrize("content", ["{", "[1]", '{"a":' * 100_000, None])
 def test_unreadable_files(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "config.json"
     if content is not None:

@@ -38,3 +38,11 @@ def test_private_files_are_whole_and_private(tmp_path: Path) -> None:
     assert path.read_text() == "two"
     assert path.stat().st_mode & 0o777 == 0o600
     assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_a_file_nested_beyond_reading_is_a_settings_error(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("a = " + "[" * 5000)
+    for use in (load_settings, lambda file: save_theme("dsv4-light", file)):
+        with pytest.raises(SettingsError, match="nested too deep"):
+            use(path)
