@@ -169,7 +169,11 @@ def run(
     no_server: NoServerOption = False,
     patch: Annotated[
         Path | None,
-        typer.Option("--patch", metavar="FILE", help="Write what the run changed as a git patch."),
+        typer.Option(
+            "--patch",
+            metavar="FILE",
+            help="Write what the run changed as a git patch. Untracked files over 16 MB are only named.",
+        ),
     ] = None,
     summary: Annotated[
         Path | None,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from dsv4_agent.headless.atomic_file import write_atomically
 from dsv4_agent.headless.options import RunOptions
@@ -16,6 +16,7 @@ from dsv4_agent.workbench.git_state import Changes, Repository
 from dsv4_agent.workbench.plain_text import without_surrogates
 
 Result = dict[str, Any]
+_NAMED: Final = 10
 
 
 def as_object(result: RunResult) -> Result:
@@ -40,10 +41,13 @@ def ended(result: Mapping[str, Any], ending: Ending, error: str | None, code: in
     return {**result, **words}
 
 
-def conclude(result: Result, options: RunOptions, repository: Repository) -> Result:
+def conclude(
+    result: Result, options: RunOptions, repository: Repository, notify: Callable[[str], None]
+) -> Result:
     """Add what became of the repository, apply the user's conditions, write the report files.
 
-    What goes wrong here becomes the ending of a run that was fine so far; it never hides an earlier error.
+    A patch that can't hold all changes is said through `notify`. What goes wrong here becomes the ending of a
+    run that was fine so far; it never hides an earlier error.
     """
     try:
         changes = repository.changes() if repository.recorded else _reported(result)
@@ -51,6 +55,9 @@ def conclude(result: Result, options: RunOptions, repository: Repository) -> Res
         result = _judged(result, options, changes)
         if options.patch_file is not None:
             write_atomically(options.patch_file, changes.patch)
+            if changes.left_out:
+                names = ", ".join(changes.left_out[:_NAMED]) + (", ..." if changes.left_out[_NAMED:] else "")
+                notify(f"not in the patch, as they are over 16 MB and untracked: {names}")
         if options.last_message_file is not None:
             write_atomically(options.last_message_file, without_surrogates(result["result"]).encode())
     except RunFailure as failure:

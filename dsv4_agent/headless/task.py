@@ -65,7 +65,7 @@ class Task:
                 result = self._ask(prompt, schema, model, session, repository)
             finally:
                 session.close()
-            return conclude(result, options, repository)
+            return conclude(result, options, repository, notify)
         finally:
             begun.close()
 

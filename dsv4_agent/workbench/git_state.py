@@ -3,8 +3,8 @@
 Two snapshots of the work tree are written as trees into a throw-away git directory of our own, so nothing is
 added to the repository, its configuration (filters, hooks, fsmonitor) has no effect, and edits, shell
 commands, new files and commits all show in one diff. The index is copied first: unchanged files are then not
-read again. Files over 16 MB that git does not track are left out, and a plain directory that is large is not
-recorded at all, since a snapshot copies what it doesn't find in the repository.
+read again. Of files over 16 MB that git does not track only the names are told, and a plain directory that is
+large is not recorded at all, since a snapshot copies what it doesn't find in the repository.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -33,12 +33,16 @@ _PLAIN_BYTES: Final = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The difference of two snapshots. `patch` suits `git apply`; paths are relative to the top level."""
+    """The difference of two snapshots. `patch` suits `git apply`; paths are relative to the top level.
+
+    `left_out` are those of `files` that are too large for the patch and the numbers.
+    """
 
     files: tuple[str, ...]
     insertions: int
     deletions: int
     patch: bytes
+    left_out: tuple[str, ...] = ()
 
     def diffstat(self) -> dict[str, int]:
         return {"files": len(self.files), "insertions": self.insertions, "deletions": self.deletions}
@@ -69,6 +73,7 @@ class Repository:
                 line_of(self.root, "symbolic-ref", "-q", "--short", "HEAD") if self.is_git else None
             )
             self._base, self.dirty = "", False
+            self._large: dict[bytes, tuple[int, int] | None] = {}  # as they were at first; None: not there
             if self.recorded:
                 self._prepare()
                 staged = self._staged()
@@ -84,7 +89,13 @@ class Repository:
 
     def changes(self) -> Changes:
         """Everything that differs from the first snapshot now; `recorded` says whether there is one."""
-        return self.between(self._base, self.snapshot())
+        found = self.between(self._base, self.snapshot())
+        large = tuple(
+            sorted(
+                os.fsdecode(name) for name, before in self._large.items() if self._state_of(name) != before
+            )
+        )
+        return replace(found, files=tuple(sorted({*found.files, *large})), left_out=large)
 
     def between(self, base: str, now: str) -> Changes:
         """What differs between two snapshots."""
@@ -197,11 +208,21 @@ class Repository:
     def _leave_out_large_files(self) -> None:
         untracked = self._run_in_shadow("ls-files", "-o", "-z", "--exclude-standard").stdout.split(b"\0")
         large = [name for name in untracked if name and _size(self.root / os.fsdecode(name)) > _LARGE_FILE]
+        for name in large:
+            self._large[name] = None if self._base else self._state_of(name)
         if large:
             (self._shadow / "info").mkdir(exist_ok=True)
             with (self._shadow / "info" / "exclude").open("ab") as file:
                 file.writelines(b"\n/" + _PATTERN_SIGNS.sub(rb"\\\g<0>", name) for name in large)
                 file.write(b"\n")
+
+    def _state_of(self, name: bytes) -> tuple[int, int] | None:
+        """Size and time of change; None for a file that isn't there."""
+        try:
+            status = (self.root / os.fsdecode(name)).lstat()
+        except OSError:
+            return None
+        return status.st_size, status.st_mtime_ns
 
     def _in_shadow(self, *arguments: str) -> bytes:
         return self._check(self._run_in_shadow(*arguments), arguments[0])

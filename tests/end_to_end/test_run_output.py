@@ -171,6 +171,18 @@ def test_output_schema(dsv4: Any) -> None:
     assert code == 53
 
 
+def test_a_file_too_large_for_the_patch_is_a_change_and_is_named(dsv4: Any, tmp_path: Path) -> None:
+    script = tmp_path / "large.txt"
+    script.write_text("call: shell\n  command: truncate -s 17M made.bin\n---\ntext: Done.\n")
+    patch = tmp_path / "made.patch"
+    done = dsv4(
+        "run", "x", "--model", f"scripted:{script}", "--permission-mode", "auto",
+        "--patch", str(patch), "--fail-if-no-changes",
+    )  # fmt: skip
+    assert done.returncode == 0 and patch.read_bytes() == b""
+    assert b"not in the patch" in done.stderr and b"made.bin" in done.stderr
+
+
 def test_a_schema_that_fails_at_the_end_hides_nothing_that_was_done(dsv4: Any, tmp_path: Path) -> None:
     """It leads back to itself, which shows only when it is applied."""
     script = 'call: write\n  path: new.txt\n  content: x\n---\ntext: {"n": 1}\n'

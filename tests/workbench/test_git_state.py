@@ -222,7 +222,7 @@ def test_a_same_size_edit_right_after_the_snapshot_is_seen(place: Path) -> None:
     assert difference(repository).files == ("a.txt",)
 
 
-def test_large_untracked_files_are_left_out(place: Path) -> None:
+def test_of_large_untracked_files_only_the_names_are_told(place: Path) -> None:
     for name in ("big [1] #!*.bin", "!bang"):
         with (place / name).open("wb") as file:
             file.truncate(17 << 20)
@@ -233,8 +233,22 @@ def test_large_untracked_files_are_left_out(place: Path) -> None:
     changes = repository.changes()
     size = sum(path.stat().st_size for path in repository._shadow.rglob("*") if path.is_file())
     repository.close()
-    assert changes.files == ("small",)
+    assert (changes.files, changes.left_out) == (("later", "small"), ("later",))
+    assert (
+        changes.diffstat() == {"files": 2, "insertions": 1, "deletions": 0} and b"later" not in changes.patch
+    )
     assert size < 1 << 20
+
+
+def test_large_untracked_files_that_change_or_go_are_told(place: Path) -> None:
+    for name in ("grows", "goes", "stays"):
+        with (place / name).open("wb") as file:
+            file.truncate(17 << 20)
+    repository = Repository(place)
+    with (place / "grows").open("ab") as file:
+        file.write(b"x")
+    (place / "goes").unlink()
+    assert difference(repository).left_out == ("goes", "grows")
 
 
 def test_a_large_plain_directory_is_not_copied(tmp_path: Path) -> None:
