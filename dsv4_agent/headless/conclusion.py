@@ -46,30 +46,47 @@ def conclude(
 ) -> Result:
     """Add what became of the repository, apply the user's conditions, write the report files.
 
-    A patch that can't hold all changes is said through `notify`. What goes wrong here becomes the ending of a
-    run that was fine so far; it never hides an earlier error.
+    What can't be written becomes the ending of a run that was fine so far. It never hides an earlier error,
+    nor keeps the other reports from being written: then `notify` is told, also what a patch can't hold.
     """
+    changes: Changes | None = None
     try:
         changes = repository.changes() if repository.recorded else _reported(result)
         result = _with_changes(result, changes, repository)
         result = _judged(result, options, changes)
-        if options.patch_file is not None:
-            write_atomically(options.patch_file, changes.patch)
-            if changes.left_out:
-                names = ", ".join(changes.left_out[:_NAMED]) + (", ..." if changes.left_out[_NAMED:] else "")
-                notify(f"not in the patch, as they are over 16 MB and untracked: {names}")
-        if options.last_message_file is not None:
-            write_atomically(options.last_message_file, without_surrogates(result["result"]).encode())
     except RunFailure as failure:
-        if not result["is_error"]:
-            result = ended(result, failure.ending, failure.line(), failure.code)
-    if options.summary_file is not None:
+        result = _failed_too(result, failure, notify)
+    reports = (
+        (None if changes is None else options.patch_file, b"" if changes is None else changes.patch),
+        (options.last_message_file, without_surrogates(result["result"]).encode()),
+    )
+    for path, data in reports:
         try:
-            append_summary(options.summary_file, result)
+            if path is not None:
+                write_atomically(path, data)
         except RunFailure as failure:
-            if not result["is_error"]:
-                result = ended(result, failure.ending, failure.line(), failure.code)
+            result = _failed_too(result, failure, notify)
+    if options.patch_file is not None and changes is not None and changes.left_out:
+        names = ", ".join(changes.left_out[:_NAMED]) + (", ..." if changes.left_out[_NAMED:] else "")
+        notify(f"not in the patch, as they are over 16 MB and untracked: {names}")
     return result
+
+
+def summarised(result: Result, options: RunOptions, notify: Callable[[str], None]) -> Result:
+    """Append the summary, also of a run that could not begin. `notify` as in `conclude`."""
+    try:
+        if options.summary_file is not None:
+            append_summary(options.summary_file, result)
+    except RunFailure as failure:
+        return _failed_too(result, failure, notify)
+    return result
+
+
+def _failed_too(result: Result, failure: RunFailure, notify: Callable[[str], None]) -> Result:
+    if result["is_error"]:
+        notify(failure.line())
+        return result
+    return ended(result, failure.ending, failure.line(), failure.code)
 
 
 def _reported(result: Result) -> Changes:

@@ -6,7 +6,7 @@ import logging
 import warnings
 from typing import Final
 
-from dsv4_agent.headless.conclusion import Result, failed
+from dsv4_agent.headless.conclusion import Result, failed, summarised
 from dsv4_agent.headless.interrupts import Interrupted, Interrupts
 from dsv4_agent.headless.options import RunOptions
 from dsv4_agent.headless.progress import Progress
@@ -29,7 +29,7 @@ def execute(options: RunOptions) -> int:
     warnings.simplefilter("ignore")
     reporter = Reporter(options, StandardOutput.claim(), Progress())
     try:
-        result = _guarded(options, reporter, interrupts)
+        result = summarised(_guarded(options, reporter, interrupts), options, reporter.progress.notice)
         reporter.result(result)
         code = int(result["exit_code"])
     except BrokenPipeError:

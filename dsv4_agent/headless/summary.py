@@ -50,11 +50,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     tokens = f"{usage['input_tokens']} input ({cached} cached), {sampled} output"
     seconds = result["duration_ms"] / 1000
     cost = "" if usage["cost"] is None else f", {price(usage['cost'], usage['currency'])}"
-    lines += [
-        f"{result['num_turns']} turns, {seconds:.1f} s, {tokens} tokens{cost}, "
-        f"session `{result['session_id']}`",
-        "",
-    ]
+    session = f", session `{result['session_id']}`" if result["session_id"] else ""
+    lines += [f"{result['num_turns']} turns, {seconds:.1f} s, {tokens} tokens{cost}{session}", ""]
     return "\n".join(lines) + "\n"
 
 

@@ -171,6 +171,22 @@ def test_output_schema(dsv4: Any) -> None:
     assert code == 53
 
 
+def test_a_run_that_can_not_begin_is_in_the_summary(dsv4: Any, tmp_path: Path) -> None:
+    summary = tmp_path / "s.md"
+    code, _ = dsv4.stream("text: x\n", "--output-schema", "{", "--summary", str(summary))
+    assert code == 42 and "`error_input` (exit 42)" in summary.read_text()
+
+
+def test_a_report_that_can_not_be_written_neither_hides_nor_stops_another(dsv4: Any, tmp_path: Path) -> None:
+    last = tmp_path / "last"
+    reports = ("--patch", "/dev/full", "-o", str(last), "--summary", "/dev/full")
+    write = "call: write\n  path: new{}.txt\n  content: x\n---\n"
+    done = dsv4.run(write.format(1) + "text: Done.\n", *reports)
+    assert done.returncode == 54 and last.read_text() and done.stderr.count(b"No space left") == 2
+    done = dsv4.run(write.format(2) + "error: broken\n", *reports)
+    assert done.returncode == 1 and b"broken" in done.stderr and done.stderr.count(b"No space left") == 2
+
+
 def test_a_file_too_large_for_the_patch_is_a_change_and_is_named(dsv4: Any, tmp_path: Path) -> None:
     script = tmp_path / "large.txt"
     script.write_text("call: shell\n  command: truncate -s 17M made.bin\n---\ntext: Done.\n")
