@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dsv4_model.checkpoint import open_checkpoint
+from dsv4_model.checkpoint_reader import INDEX_NAME, open_checkpoint
 from dsv4_model.config import ModelConfig
 from dsv4_model.gguf_metadata import (
     ARCHITECTURE,
@@ -85,26 +86,31 @@ def export_gguf(
         target: file to create.
         tokenizer: ``tokenizer.json``; None takes the folder's own, or the released one where it fits.
         type: what the large matrices are stored as.
-        force: replace an existing file.
+        force: replace an existing file; never a device, nor a file of the source.
         name: ``general.name`` of the file; None takes the folder's.
 
     Raises:
         ExportError: no gguf package, a target that exists or can't be written, a shape llama.cpp can't run.
         CheckpointError, ConfigError, TokenizerError: what is wrong with the source.
     """
-    target = Path(target)
+    target = Path(os.path.realpath(target))  # a link stays a link
     _check_target(target, force)
     if isinstance(source, DeepseekV4):
         config, weights, folder = source.config, weights_of(source), None
     else:
         folder = Path(source)
-        weights = weights_of(open_checkpoint(folder))
+        checkpoint = open_checkpoint(folder)
+        own = {*checkpoint.files, *(folder / name for name in (INDEX_NAME, "config.json", "tokenizer.json"))}
+        _check_apart(target, own)
+        weights = weights_of(checkpoint)
         config = ModelConfig.from_file(folder)
     check_servable(config)
     tensors = plan(config, type)
     for tensor in tensors:
         for part in tensor.sources:
             weights.check(part, tensor.shape[1:] if len(tensor.shape) == 3 else tensor.shape)
+    if tokenizer is not None:
+        _check_apart(target, {Path(tokenizer)})
     words = _vocabulary(tokenizer, folder, config)
     _check_space(target, tensors)
     label = name or (folder.resolve().name if folder is not None else "dsv4")
@@ -123,10 +129,18 @@ def export_gguf(
 def _check_target(target: Path, force: bool) -> None:
     if target.is_dir():
         raise ExportError(f"{target} is a folder.", "Give the name of a file to write.")
+    if target.exists() and not target.is_file():  # replacing a device would take it from every program
+        raise ExportError(f"{target} is a device or a pipe.", "Give the name of a file to write.")
     if target.exists() and not force:
         raise ExportError(f"{target} exists already.", "Choose another name, or replace it with --force.")
     if not target.parent.is_dir():
         raise ExportError(f"there is no folder {target.parent}.", "Create it first.")
+
+
+def _check_apart(target: Path, sources: Iterable[Path]) -> None:
+    if target in {source.resolve() for source in sources}:
+        problem = f"{target} belongs to the model that is to be exported."
+        raise ExportError(problem, "Choose another name: it would be lost.")
 
 
 def _check_space(target: Path, tensors: list[GgufTensor]) -> None:

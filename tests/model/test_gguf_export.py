@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections import namedtuple
@@ -255,6 +256,32 @@ def test_an_existing_file_is_kept_unless_forced(model: DeepseekV4, words: Path, 
     export_gguf(model, target, tokenizer=words, force=True)
     assert len(tensors(target)) > 50
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_device_or_the_exported_model_is_never_replaced(
+    checkpoint: Path, words: Path, model: DeepseekV4, tmp_path: Path
+) -> None:
+    """Not even with force: a rename over /dev/null takes it from every program."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(pipe)
+    for target in (pipe, tmp_path / "link"):
+        with pytest.raises(ExportError, match="device or a pipe"):
+            export_gguf(model, target, tokenizer=words, force=True)
+    assert pipe.is_fifo()
+    before = {file: file.read_bytes() for file in checkpoint.iterdir()}
+    for file in before:
+        with pytest.raises(ExportError, match="belongs to the model"):
+            export_gguf(checkpoint, file, force=True)
+    with pytest.raises(ExportError, match="belongs to the model"):
+        export_gguf(model, words, tokenizer=words, force=True)
+    assert {file: file.read_bytes() for file in checkpoint.iterdir()} == before
+
+
+def test_a_link_stays_a_link(model: DeepseekV4, words: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.gguf").symlink_to(tmp_path / "real.gguf")
+    export_gguf(model, tmp_path / "link.gguf", tokenizer=words)
+    assert (tmp_path / "link.gguf").is_symlink() and len(tensors(tmp_path / "real.gguf")) > 50
 
 
 def test_too_little_space_is_found_before_anything_is_written(
