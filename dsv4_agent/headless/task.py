@@ -80,7 +80,7 @@ class Task:
         }
         for option, path in reports.items():
             if path is not None:
-                require_writable(path, option)
+                require_writable(path, option, claimed=True)
 
     def _check_repository(self, repository: Repository) -> None:
         if self._options.patch_file is not None and not repository.recorded:

@@ -36,6 +36,24 @@ def test_a_device_is_written_into() -> None:
         write_atomically(Path("/dev/full"), b"x")
 
 
+def test_the_file_behind_an_open_stream_is_not_replaced(tmp_path: Path) -> None:
+    """`-o /dev/stderr 2>log` must not cost the log."""
+    log = tmp_path / "log"
+    with log.open("wb") as stream:
+        stream.write(b"before\n")
+        stream.flush()
+        write_atomically(Path(f"/dev/fd/{stream.fileno()}"), b"last\n")
+    assert log.read_bytes() == b"before\nlast\n"
+
+
+def test_claimed_standard_output_is_no_place_for_a_report() -> None:
+    for name in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        with pytest.raises(RunFailure, match="taken by the answer") as caught:
+            require_writable(Path(name), "--patch", claimed=True)
+        assert caught.value.code == 42
+        require_writable(Path(name), "--report")
+
+
 def test_unusable_paths_are_refused_before_the_run(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none" / "file"):
         with pytest.raises(RunFailure) as caught:
