@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -11,27 +12,47 @@ from dsv4_agent.version import __version__
 def main() -> int:
     """Run the command line; returns or exits with the documented exit code, never with a traceback."""
     _open_missing_streams()
-    arguments = sys.argv[1:]
-    if arguments in (["--version"], ["-V"]):
-        print(f"dsv4 {__version__}")
-        return 0
     try:
-        from dsv4_agent.cli.quick_start import quicken
-
-        quicken()
-        from dsv4_agent.cli.commands import app
-
-        app(prog_name="dsv4")
+        try:
+            _run(sys.argv[1:])
+        finally:
+            sys.stdout.flush()  # what can't be written is to be known here, not while Python shuts down
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains while it shuts down
+        _forget_output()
         return 141
     except KeyboardInterrupt:
         return 130
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return _disk_full(error)
         if isinstance(error, RuntimeError) and "home directory" in str(error).lower():
             return _no_home()
         return _internal_error(error)
     return 0
+
+
+def _run(arguments: list[str]) -> None:
+    if arguments in (["--version"], ["-V"]):
+        print(f"dsv4 {__version__}")
+        return
+    from dsv4_agent.cli.quick_start import quicken
+
+    quicken()
+    from dsv4_agent.cli.commands import app
+
+    app(prog_name="dsv4")
+
+
+def _forget_output() -> None:
+    """What stdout holds can't be written: or the interpreter complains while it shuts down."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _disk_full(error: OSError) -> int:
+    _forget_output()
+    what = error.filename or "the output"
+    print(f"dsv4: error: {what} can't be written: {error.strerror}. Free some space.", file=sys.stderr)
+    return 54
 
 
 def _no_home() -> int:
