@@ -9,7 +9,12 @@ class ConfigError(ValueError):
     """A configuration that this engine can't run: names the key, its value and what would mend it."""
 
     def __init__(self, key: str, value: object, remedy: str) -> None:
-        super().__init__(f"config key {key!r} has value {value!r}: {remedy}")
+        super().__init__(f"config key {key!r} has value {_shown(value)}: {remedy}")
         self.key = key
         self.value = value
         self.remedy = remedy
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
