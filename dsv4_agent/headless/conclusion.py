@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from dsv4_agent.headless.atomic_file import write_atomically
@@ -51,7 +52,7 @@ def conclude(
     """
     changes: Changes | None = None
     try:
-        changes = repository.changes() if repository.recorded else _reported(result)
+        changes = _compared(result, options, repository) if repository.recorded else _reported(result)
         result = _with_changes(result, changes, repository)
         result = _judged(result, options, changes)
     except RunFailure as failure:
@@ -68,7 +69,7 @@ def conclude(
             result = _failed_too(result, failure, notify)
     if options.patch_file is not None and changes is not None and changes.left_out:
         names = ", ".join(changes.left_out[:_NAMED]) + (", ..." if changes.left_out[_NAMED:] else "")
-        notify(f"not in the patch, as they are over 16 MB and untracked: {names}")
+        notify(f"not in the patch, as they are over 16 MB and untracked, or in a submodule: {names}")
     return result
 
 
@@ -87,6 +88,17 @@ def _failed_too(result: Result, failure: RunFailure, notify: Callable[[str], Non
         notify(failure.line())
         return result
     return ended(result, failure.ending, failure.line(), failure.code)
+
+
+def _compared(result: Result, options: RunOptions, repository: Repository) -> Changes:
+    """The difference of the snapshots, and what the tools changed in submodules, into which none looks."""
+    changes = repository.changes()
+    place = options.directory.resolve()
+    paths = [place / name for name in result["files_changed"] if name not in changes.files]
+    if not paths or not (inside := repository.in_submodules(paths)):
+        return changes
+    files = tuple(sorted({*changes.files, *inside}))
+    return replace(changes, files=files, left_out=(*changes.left_out, *inside))
 
 
 def _reported(result: Result) -> Changes:

@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -96,6 +97,15 @@ class Repository:
             )
         )
         return replace(found, files=tuple(sorted({*found.files, *large})), left_out=large)
+
+    def in_submodules(self, paths: Iterable[Path]) -> tuple[str, ...]:
+        """Those of `paths` in a repository inside this one, of which git compares only the commit."""
+        if not self.is_git:
+            return ()
+        rows = self._in_shadow("ls-files", "-s", "-z").split(b"\0")
+        links = {os.fsdecode(row.split(b"\t", 1)[1]) for row in rows if row.startswith(b"160000 ")}
+        names = [path.relative_to(self.root) for path in paths if path.is_relative_to(self.root)]
+        return tuple(sorted(str(name) for name in names if links & {str(p) for p in name.parents}))
 
     def between(self, base: str, now: str) -> Changes:
         """What differs between two snapshots."""

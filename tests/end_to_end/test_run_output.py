@@ -199,6 +199,20 @@ def test_a_file_too_large_for_the_patch_is_a_change_and_is_named(dsv4: Any, tmp_
     assert b"not in the patch" in done.stderr and b"made.bin" in done.stderr
 
 
+def test_an_edit_in_a_submodule_is_a_change_and_is_named(dsv4: Any, tmp_path: Path) -> None:
+    inner = dsv4.repository / "sub"
+    inner.mkdir()
+    (inner / "b.txt").write_text("old\n")
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.invalid", "-c", "commit.gpgsign=false")
+    for place in (inner, dsv4.repository):
+        for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "x")):
+            subprocess.run(["git", *identity, *words], cwd=place, check=True, capture_output=True)
+    script = "call: read\n  path: sub/b.txt\n---\n"
+    script += "call: edit\n  path: sub/b.txt\n  old_string: old\n  new_string: new\n---\ntext: Done.\n"
+    code, events = dsv4.stream(script, "--fail-if-no-changes")
+    assert code == 0 and events[-1]["files_changed"] == ["sub/b.txt"]
+
+
 def test_a_schema_that_fails_at_the_end_hides_nothing_that_was_done(dsv4: Any, tmp_path: Path) -> None:
     """It leads back to itself, which shows only when it is applied."""
     script = 'call: write\n  path: new.txt\n  content: x\n---\ntext: {"n": 1}\n'

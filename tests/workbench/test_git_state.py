@@ -251,6 +251,23 @@ def test_large_untracked_files_that_change_or_go_are_told(place: Path) -> None:
     assert difference(repository).left_out == ("goes", "grows")
 
 
+def test_files_in_a_repository_inside_are_known(place: Path) -> None:
+    inner = place / "sub"
+    inner.mkdir()
+    git(inner, "init", "-q")
+    (inner / "b.txt").write_text("b\n")
+    git(inner, "add", "-A")
+    git(inner, "commit", "-q", "-m", "inner")
+    git(place, "add", "-A")
+    git(place, "commit", "-q", "-m", "outer")
+    repository = Repository(place)
+    (inner / "b.txt").write_text("changed\n")
+    assert repository.changes().files == ()
+    paths = [inner / "b.txt", place / "a.txt", place.parent / "else"]
+    assert repository.in_submodules(paths) == ("sub/b.txt",)
+    repository.close()
+
+
 def test_a_large_plain_directory_is_not_copied(tmp_path: Path) -> None:
     with (tmp_path / "big").open("wb") as file:
         file.truncate(65 << 20)
