@@ -172,7 +172,7 @@ def run(
         typer.Option(
             "--patch",
             metavar="FILE",
-            help="Write what the run changed as a git patch; untracked files over 16 MB and submodules: names only.",
+            help="Write what the run changed as a git patch; no untracked file over 16 MB, no submodule.",
         ),
     ] = None,
     summary: Annotated[
