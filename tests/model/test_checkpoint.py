@@ -373,7 +373,11 @@ def test_missing_config(single: Path) -> None:
 
 def test_a_config_that_asks_for_a_giant_is_refused_before_it_is_built(single: Path) -> None:
     raw = json.loads((single / "config.json").read_text())
-    for change in ({"vocab_size": 10**12}, {"n_routed_experts": 10**7}, {"moe_intermediate_size": 10**10}):
+    for change in (
+        {"vocab_size": 2 * 10**9},
+        {"n_routed_experts": 10**7},
+        {"moe_intermediate_size": 2 * 10**9},
+    ):
         (single / "config.json").write_text(json.dumps({**raw, **change}))
         refused(single, "but the model needs")
 
