@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 BAD_INPUT: Final = 42
+NOT_CONFIGURED: Final = 52
 
 app = typer.Typer(
     help="Look at prompts and completions as the model sees them.",
@@ -25,6 +26,14 @@ _Source = Annotated[str, typer.Argument(metavar="[FILE|-]", help="A JSON file; -
 
 class _InputError(Exception):
     """What was given can't be used; the text is the one line that the user reads."""
+
+    code = BAD_INPUT
+
+
+class _NoTokenizer(_InputError):
+    """A package is missing, and nothing is wrong with what was given."""
+
+    code = NOT_CONFIGURED
 
 
 @app.command()
@@ -51,8 +60,9 @@ def _guarded(command: Any, *arguments: Any) -> None:
         output: str = command(*arguments)
         data = output.encode("utf-8")
     except _InputError as error:
-        message = str(error)
+        message, code = str(error), error.code
     except UnicodeEncodeError:
+        code = BAD_INPUT
         message = "the input contains a lone surrogate (\\ud800-\\udfff), which is not text"
     else:
         sys.stdout.flush()
@@ -60,7 +70,7 @@ def _guarded(command: Any, *arguments: Any) -> None:
         sys.stdout.buffer.flush()
         return
     print(f"dsv4: error: {' '.join(message.split())}", file=sys.stderr)
-    raise typer.Exit(BAD_INPUT)
+    raise typer.Exit(code)
 
 
 def _render(source: str, ids: bool, tokenizer: Path | None) -> str:
@@ -204,4 +214,5 @@ def _tokenizer(path: Path | None) -> Any:
     try:
         return Tokenizer.deepseek_v4() if path is None else Tokenizer.from_file(path)
     except TokenizerError as error:
-        raise _InputError(str(error)) from error
+        lacks_package = path is None or isinstance(error.__cause__, ImportError)
+        raise (_NoTokenizer if lacks_package else _InputError)(str(error)) from error

@@ -15,6 +15,8 @@ from typing import Annotated, Final
 
 import typer
 
+from dsv4_agent.workbench.exit_codes import ExitCode
+
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
 _CART: Final = """\
@@ -45,6 +47,7 @@ class ShopTest(unittest.TestCase):
 _README: Final = "A small shop.\nThe basket adds the tax.\n"
 _SHOP: Final = {"basket.py": _CART, "counter.py": _CHECKOUT, "test_basket.py": _TEST, "README.md": _README}
 _SUITE: Final = "python3 -m unittest -q"
+_NO_START: Final = (ExitCode.AUTH, ExitCode.CONFIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,14 @@ def _tasks() -> tuple[_Task, ...]:
     )
 
 
+class _CannotBegin(Exception):
+    """No model or no git: what stops one task would stop the other, and says nothing about either."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
 @app.command()
 def demo(
     model: Annotated[
@@ -77,6 +88,8 @@ def demo(
     folder = Path(tempfile.mkdtemp(prefix="dsv4-demo-"))
     try:
         done = [_show(folder / f"shop-{number}", task, model) for number, task in enumerate(_tasks(), 1)]
+    except _CannotBegin as error:
+        raise typer.Exit(error.code) from None
     except OSError as error:
         _say(f"demo: {error.strerror or error}: {error.filename or ''}")
         done = [False]
@@ -96,6 +109,8 @@ def _show(place: Path, task: _Task, model: str) -> bool:
     _say(f"\n== {task.title} ==")
     _make_repository(place, task.files)
     code = _run_agent(place, task.prompt, model)
+    if code in _NO_START:
+        raise _CannotBegin(code)
     _say("\n$ git diff")
     _git(place, "--no-pager", "diff", "--color=always" if sys.stdout.isatty() else "--color=never")
     wrong = [path for path, text in task.expected.items() if _text(place / path) != text]
@@ -147,7 +162,11 @@ def _git(place: Path, *arguments: str) -> None:
         "-c",
         "commit.gpgsign=false",
     )
-    subprocess.run(["git", *identity, *arguments], cwd=place, env=_environment(), check=False)
+    try:
+        subprocess.run(["git", *identity, *arguments], cwd=place, env=_environment(), check=False)
+    except FileNotFoundError:
+        typer.echo("dsv4: error: git is not installed. Install git.", err=True)
+        raise _CannotBegin(ExitCode.TOOLS) from None
 
 
 def _environment() -> dict[str, str]:

