@@ -40,7 +40,11 @@ def go_on(run: RunFolder, plan: Plan | None) -> Begun:
     ledger = Ledger.resume(run.path)
     if plan is not None and plan != ledger.charter.plan:
         ledger.close()
-        raise PlanError(f"the plan is not the one that batch {run.id} began with; leave out --resume")
+        other = [key for key in Plan.model_fields if getattr(plan, key) != getattr(ledger.charter.plan, key)]
+        raise PlanError(
+            f"batch {run.id} goes on with the plan that it began with, which has another {', '.join(other)}; "
+            "leave that out, or --resume to begin a new batch"
+        )
     if ledger.progress.ended:
         ledger.close()
         raise PlanError(f"batch {run.id} has ended; its results are in {run.path}")

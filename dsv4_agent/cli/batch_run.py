@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dsv4_agent.batch.choices import ExecutorKind
 from dsv4_agent.batch.executor import Executor
 from dsv4_agent.batch.job import ModelChoice
-from dsv4_agent.batch.ledger import Charter
+from dsv4_agent.batch.ledger import Charter, read_ledger
 from dsv4_agent.batch.one_batch import Begun, begin, go_on, sandbox_of
 from dsv4_agent.batch.plan import Plan, PlanError, load_plan, parse_plan
 from dsv4_agent.batch.preparation import Prepared, prepare
 from dsv4_agent.batch.run import Settings, execute, parse_report
-from dsv4_agent.batch.runs import find_run
+from dsv4_agent.batch.runs import RunFolder, find_run
 from dsv4_agent.batch.template import Template
 from dsv4_agent.headless.atomic_file import require_writable
 from dsv4_agent.loop.events import Subtype
@@ -27,6 +28,8 @@ from dsv4_agent.workbench.git_command import top_level
 from dsv4_agent.workbench.model_options import ModelOptions
 from dsv4_agent.workbench.models import choose_model
 from dsv4_agent.workbench.plain_text import plain, plain_line
+
+_HERE: Final = "command line"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +87,15 @@ def plan_of(given: Given) -> tuple[Plan, Path]:
         if not given.sources:
             raise PlanError("an instruction needs items; add --each, --lines, --jsonl or --from-command")
         data, folder = {"prompt": given.what, "items": dict(given.sources)}, Path.cwd()
-    data |= given.changes
+    return parse_plan(_changed(data, given), given.what if given.what.endswith(".toml") else _HERE), folder
+
+
+def _changed(data: dict[str, Any], given: Given) -> dict[str, Any]:
+    changed = data | given.changes
     for name, part in (("budget", given.budget), ("total", given.total)):
         if part:
-            data[name] = {**data.get(name, {}), **part}
-    return parse_plan(data, given.what if given.what.endswith(".toml") else "command line"), folder
+            changed[name] = {**changed.get(name, {}), **part}
+    return changed
 
 
 def _prepared(given: Given) -> Prepared:
@@ -115,8 +122,18 @@ def _resumed(given: Given) -> Begun:
     top = top_level(directory) or directory
     named = given.what is not None and not given.what.endswith(".toml")
     run = find_run(given.what if named else None, top)
-    plan = plan_of(given)[0] if given.what is not None and not named else None
-    return go_on(run, plan)
+    return go_on(run, plan_of(given)[0] if given.what is not None and not named else _as_begun(given, run))
+
+
+def _as_begun(given: Given, run: RunFolder) -> Plan:
+    """The plan that the batch began with and what is given beside it, which can't change it any more."""
+    changes = dict(given.changes)
+    if changes.get("model") == os.environ.get("DSV4_MODEL"):
+        changes.pop("model", None)  # of the shell, and meant for what is begun there
+    if given.sources:
+        changes["items"] = dict(given.sources)
+    data = read_ledger(run.path)[0].plan.model_dump(mode="json", exclude_unset=True)
+    return parse_plan(_changed(data, replace(given, changes=changes)), _HERE)
 
 
 def _settings(given: Given, begun: Begun) -> Settings:

@@ -249,7 +249,7 @@ async def test_a_plan_that_is_another_is_refused(repository: Path) -> None:
     batch = begun(repository, [ONE])
     batch.ledger.close()
     other = batch.ledger.charter.plan.model_copy(update={"retries": 5})
-    with pytest.raises(PlanError, match="not the one"):
+    with pytest.raises(PlanError, match="has another retries"):
         go_on(batch.run, other)
 
 
