@@ -16,6 +16,7 @@ from dsv4_agent.session.journal import JournalError
 from dsv4_agent.session.store import list_sessions, title_of
 from dsv4_agent.workbench.failures import RunFailure
 from dsv4_agent.workbench.model_options import Effort, ModelOptions
+from dsv4_agent.workbench.settings import THEMES
 
 MODES: dict[PermissionMode, str] = {
     PermissionMode.PLAN: "reads, changes nothing, answers with a plan",
@@ -23,7 +24,6 @@ MODES: dict[PermissionMode, str] = {
     PermissionMode.ACCEPT_EDITS: "edits without asking, asks before commands",
     PermissionMode.AUTO: "asks about nothing that deny rules don't stop",
 }
-THEMES = ("dsv4-dark", "dsv4-light", "dsv4-contrast")
 _YES = "--yes"
 
 

@@ -91,7 +91,7 @@ def plan_of(given: Given) -> tuple[Plan, Path]:
 
 
 def _changed(data: dict[str, Any], given: Given) -> dict[str, Any]:
-    changed = data | given.changes
+    changed: dict[str, Any] = {**data, **given.changes}
     for name, part in (("budget", given.budget), ("total", given.total)):
         if part:
             changed[name] = {**changed.get(name, {}), **part}

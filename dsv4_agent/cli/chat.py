@@ -20,7 +20,7 @@ from dsv4_agent.cli.front_end import wants_plain
 from dsv4_agent.permissions.decision import PermissionMode, SandboxMode
 from dsv4_agent.permissions.rules import Rule, RuleError, parse_rules
 from dsv4_agent.workbench.model_options import NANO, Effort, EngineChoice, ModelOptions
-from dsv4_agent.workbench.settings import Settings, SettingsError, load_settings
+from dsv4_agent.workbench.settings import FILE, Settings, SettingsError, config_directory, load_settings
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
 
@@ -123,7 +123,14 @@ def chat(
 
 def _screen(options: ChatOptions, settings: Settings) -> int:
     from dsv4_agent.tui.app import ChatApp
+    from dsv4_agent.tui.key_bindings import key_bindings
 
+    if unknown := sorted(set(settings.keys) - {binding.id for binding in key_bindings()}):
+        where = config_directory() / FILE
+        print(
+            f"dsv4: error: {where}: [keys] {unknown[0]} is unknown; see dsv4 help settings", file=sys.stderr
+        )
+        return 52
     chat_app = ChatApp(options, settings)
     try:
         chat_app.run()

@@ -160,19 +160,9 @@ def help(
 
 
 def _bindings() -> str:
-    from textual.binding import Binding
+    from dsv4_agent.tui.key_bindings import key_bindings
 
-    from dsv4_agent.tui.app import ChatApp
-    from dsv4_agent.tui.composer.composer import Composer
-    from dsv4_agent.tui.panels.approval import ApprovalPanel
-
-    found = [
-        binding
-        for owner in (ChatApp, Composer, ApprovalPanel)
-        for binding in owner.BINDINGS
-        if isinstance(binding, Binding) and binding.id
-    ]
-    return "".join(f"  {b.id:<26} {b.key:<24} {b.description}\n" for b in found)
+    return "".join(f"  {b.id:<26} {b.key:<24} {b.description}\n" for b in key_bindings())
 
 
 def _scripted_format() -> str:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,9 +39,11 @@ from dsv4_model.accounting import CacheFormat
 if TYPE_CHECKING:
     from dsv4_agent.workbench.model_profiles import KnownProfile
 
-__all__ = ["FILE", "Settings", "SettingsError", "config_directory", "load_settings", "save_theme"]
+__all__ = ["FILE", "THEMES", "Settings", "SettingsError", "config_directory", "load_settings", "save_theme"]
 
 FILE = "config.toml"
+THEMES = ("dsv4-dark", "dsv4-light", "dsv4-contrast")
+"""Names of what the screen has; a test holds it to that."""
 T = TypeVar("T", str, bool)
 
 
@@ -82,15 +84,23 @@ def load_settings(path: Path | None = None) -> Settings:
     _only(path, tui, {"theme", "reduced_motion"}, "tui")
     _only(path, chat, {"model", "permission_mode"}, "chat")
     return Settings(
-        theme=_value(path, tui, "theme", str),
+        theme=_choice(path, tui, "tui", "theme", THEMES),
         reduced_motion=_value(path, tui, "reduced_motion", bool) or False,
         model=_value(path, data, "model", str),
         chat_model=_value(path, chat, "model", str),
-        permission_mode=_value(path, chat, "permission_mode", str),
+        permission_mode=_permission_mode(path, chat),
         models=_models(path, _table(path, data, "models")),
         engine=_engine(path, engine),
         keys={name: key for name in keys if (key := _value(path, keys, name, str)) is not None},
     )
+
+
+def _permission_mode(path: Path, table: Mapping[str, object]) -> str | None:
+    if "permission_mode" not in table:
+        return None
+    from dsv4_agent.permissions.decision import PermissionMode  # the rules' parsers: not for who names none
+
+    return _choice(path, table, "chat", "permission_mode", list(PermissionMode))
 
 
 def _models(path: Path, tables: Mapping[str, object]) -> Mapping[str, KnownProfile]:
@@ -103,9 +113,7 @@ def _models(path: Path, tables: Mapping[str, object]) -> Mapping[str, KnownProfi
 
 def _engine(path: Path, table: Mapping[str, object]) -> EngineChoice:
     _only(path, table, {"cache_limit", "cache_format", "memory_budget", "threads", "device"}, "engine")
-    choice = _value(path, table, "cache_format", str)
-    if choice is not None and choice not in list(CacheFormat):
-        raise SettingsError(f"{path}: [engine] cache_format must be one of {', '.join(CacheFormat)}")
+    choice = _choice(path, table, "engine", "cache_format", list(CacheFormat))
     threads = table.get("threads")
     if threads is not None and (type(threads) is not int or threads < 1):
         raise SettingsError(f"{path}: [engine] threads must be a number of at least 1")
@@ -159,6 +167,15 @@ def _only(path: Path, table: Mapping[str, object], known: set[str], name: str = 
         if key not in known:
             place = f"[{name}] " if name else ""
             raise SettingsError(f"{path}: {place}{key} is unknown; there are {', '.join(sorted(known))}")
+
+
+def _choice(
+    path: Path, table: Mapping[str, object], name: str, key: str, choices: Sequence[str]
+) -> str | None:
+    value = _value(path, table, key, str)
+    if value is not None and value not in choices:
+        raise SettingsError(f"{path}: [{name}] {key} must be one of {', '.join(choices)}, not {value!r}")
+    return value
 
 
 def _value(path: Path, table: Mapping[str, object], key: str, kind: type[T]) -> T | None:

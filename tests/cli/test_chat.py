@@ -86,6 +86,16 @@ def test_wrong_settings_are_one_line(
     assert not started
 
 
+def test_a_key_for_a_binding_that_nothing_has_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DSV4_CONFIG_DIR", str(tmp_path))
+    settings = Settings(keys={"app.cycle_mod": "f2", "app.leave": "f3"})
+    assert module._screen(ChatOptions(directory=tmp_path), settings) == 52
+    said = capsys.readouterr().err
+    assert "[keys] app.cycle_mod is unknown; see dsv4 help settings" in said and said.count("\n") == 1
+
+
 def test_a_missing_directory_and_a_bad_rule(started: dict[str, object]) -> None:
     assert run("-C", "/nowhere/at/all")[0] == 42
     assert run("--allowed-tools", "shell(")[0] == 2

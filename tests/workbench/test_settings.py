@@ -46,3 +46,18 @@ def test_a_file_nested_beyond_reading_is_a_settings_error(tmp_path: Path) -> Non
     for use in (load_settings, lambda file: save_theme("dsv4-light", file)):
         with pytest.raises(SettingsError, match="nested too deep"):
             use(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('[tui]\ntheme = "dark"\n', r"\[tui\] theme must be one of dsv4-dark, dsv4-light, dsv4-contrast"),
+        ('[chat]\npermission_mode = "yolo"\n', r"\[chat\] permission_mode must be one of plan, default"),
+    ],
+)
+def test_a_value_that_nothing_has_is_said_with_its_place(tmp_path: Path, text: str, problem: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=problem) as caught:
+        load_settings(path)
+    assert str(path) in str(caught.value)

@@ -10,6 +10,7 @@ from textual.color import Color
 from textual.theme import Theme
 
 from dsv4_agent.tui.theme import CONTRAST, PLAIN, THEMES, Palette, palette_for
+from dsv4_agent.workbench import settings
 
 DECORATION = {"rule", "added_line", "removed_line"}
 
@@ -27,6 +28,10 @@ def contrast(one: Color, other: Color) -> float:
 
 def styles(palette: Palette) -> dict[str, Style]:
     return {field.name: getattr(palette, field.name) for field in fields(palette)}
+
+
+def test_the_settings_know_the_themes() -> None:
+    assert tuple(theme.name for theme in THEMES) == settings.THEMES
 
 
 @pytest.mark.parametrize("theme", THEMES, ids=lambda theme: theme.name)
