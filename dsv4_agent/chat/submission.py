@@ -42,7 +42,7 @@ def judge(text: str, names: Collection[str]) -> Prompt | ShellLine | CommandLine
     if text.startswith("!"):
         command = text[1:].strip()
         return ShellLine(command) if command else Prompt(text)
-    if text.strip() == "/?":
+    if text.strip() in ("?", "/?"):
         return CommandLine("/help")
     found = _COMMAND.fullmatch(text)
     if found is None or (found[1] not in names and os.path.lexists(f"/{found[1]}")):

