@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,9 @@ class _PlanOrCommand(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            close = get_close_matches(args[0], self.commands, cutoff=0.75)
+            if close and not Path(args[0]).exists():
+                ctx.fail(f"No such command or plan {args[0]!r}. Did you mean {close[0]!r}?")
             args = ["run", *args]
         return super().parse_args(ctx, args)
 

@@ -23,6 +23,8 @@ def check(
     from dsv4_agent.workbench.failures import RunFailure
     from dsv4_agent.workbench.git_command import top_level
 
+    if not directory.is_dir():
+        _fail(f"{directory} is not a directory. Check -C.", ExitCode.INPUT)
     try:
         top = top_level(directory.resolve()) or directory.resolve()
         prepared = prepare(load_plan(plan), top, plan.resolve().parent)
@@ -51,7 +53,10 @@ def listed() -> None:
     from dsv4_agent.batch.runs import all_runs
     from dsv4_agent.session.journal import JournalError
 
-    for run in all_runs():
+    runs = list(all_runs())
+    if not runs:
+        print("no batches yet", file=sys.stderr)
+    for run in runs:
         try:
             charter, progress = read_ledger(run.path)
         except (PlanError, JournalError) as error:

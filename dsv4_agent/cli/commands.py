@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from difflib import get_close_matches
 from typing import Annotated, Any, Final
 
 import typer
@@ -36,6 +37,12 @@ class LazyCommands(TyperGroup):
         command = typer.main.get_command(importlib.import_module(_MODULES[cmd_name]).app)
         command.name = cmd_name
         return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        # Typer's own suggestions know only commands that are loaded already.
+        if args and args[0] not in _MODULES and (close := get_close_matches(args[0], _MODULES)):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
+        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(

@@ -15,7 +15,10 @@ _PATIENCE: Final = 30.0  # seconds for running requests to end
 
 def list_running() -> int:
     """A line a server; never its token."""
-    for server in living_servers():
+    servers = living_servers()
+    if not servers:
+        print("no server runs", file=sys.stderr)
+    for server in servers:
         print(f"{_shown(server)}, for {_age(server)}, process {server.pid}")
     return int(ExitCode.OK)
 
@@ -28,7 +31,8 @@ def stop_running(model: str | None) -> int:
         servers = [server for server in servers if wanted in (server.identity, server.model)]
     if not servers:
         what = "no server runs" if model is None else f"no server of {plain_line(model)} runs"
-        print(f"dsv4: error: {what}. See dsv4 serve --list.", file=sys.stderr)
+        remedy = "" if model is None else " See dsv4 serve --list."
+        print(f"dsv4: error: {what}.{remedy}", file=sys.stderr)
         return int(ExitCode.INPUT)
     code = ExitCode.OK
     for server in servers:
