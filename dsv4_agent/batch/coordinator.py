@@ -34,7 +34,7 @@ from dsv4_agent.batch.job import Job, ModelChoice
 from dsv4_agent.batch.ledger import Ledger, final_states
 from dsv4_agent.batch.naming import message_of, with_trailers
 from dsv4_agent.batch.runs import RunFolder, item_name
-from dsv4_agent.batch.states import ItemResult, Spent, State
+from dsv4_agent.batch.states import ItemResult, State
 from dsv4_agent.batch.trees import Trees
 from dsv4_agent.workbench.exit_codes import OwnSubtype
 from dsv4_agent.workbench.failures import RunFailure
@@ -68,7 +68,6 @@ class Coordinator:
         }
         self._objects = {top: base.object_folders() for top, base in ledger.charter.bases.items()}
         self._began = monotonic()
-        self._spent = Spent()
 
     async def run(self) -> AsyncGenerator[BatchEvent, None]:
         """Do what remains to be done. Raises `RunFailure`, `JournalError`; then `--resume` goes on."""
@@ -77,8 +76,6 @@ class Coordinator:
         yield BatchStarted(self._run.id, len(items), len(finished), self._plan.jobs)
         for checkouts in self._checkouts.values():
             await asyncio.to_thread(self._prepare, checkouts)
-        for result in finished.values():
-            self._spent += result.spent
         waiting = [item for item in items if item.id not in finished]
         async with aclosing(self._work(waiting)) as events:
             async for event in events:
@@ -99,7 +96,11 @@ class Coordinator:
             await asyncio.to_thread(checkouts.close)
         await asyncio.to_thread(shutil.rmtree, self._run.path / "repositories", True)
         yield BatchEnded(
-            self._run.id, tuple(results.values()), self._spent, monotonic() - self._began, failed
+            self._run.id,
+            tuple(results.values()),
+            self._ledger.progress.spent,
+            monotonic() - self._began,
+            failed,
         )
 
     def _prepare(self, checkouts: Checkouts) -> None:
@@ -155,7 +156,6 @@ class Coordinator:
                     continue
                 result = _placed(report, assignment.job.folder, self._run)
                 self._ledger.ended(result)
-                self._spent += result.spent
                 yield ItemEnded(result)
         await asyncio.to_thread(assignment.checkouts.remove, assignment.name)
 
@@ -180,7 +180,7 @@ class Coordinator:
     def _exhausted(self) -> str | None:
         """Why no further item may begin."""
         total = self._plan.total
-        if total.max_tokens is not None and self._spent.output_tokens >= total.max_tokens:
+        if total.max_tokens is not None and self._ledger.progress.spent.output_tokens >= total.max_tokens:
             return f"the batch's budget of {total.max_tokens:,} tokens is spent"
         if total.max_time is not None and monotonic() - self._began >= total.max_time:
             return f"the batch's time of {total.max_time:g} s is over"
@@ -198,7 +198,7 @@ class Coordinator:
                     yield ItemIntegrated(outcome)
                 if outcome is None or outcome.state is not State.CONFLICT:
                     continue
-                if self._plan.conflicts is Conflicts.REDO:
+                if self._plan.conflicts is Conflicts.REDO and not self._exhausted():
                     async with aclosing(self._redo(integration, item)) as events:
                         async for event in events:
                             yield event

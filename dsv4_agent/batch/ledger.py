@@ -16,7 +16,7 @@ from dsv4_agent.batch.checkouts import Base
 from dsv4_agent.batch.integration import Integrated
 from dsv4_agent.batch.items import Item
 from dsv4_agent.batch.plan import Plan, PlanError, parse_plan
-from dsv4_agent.batch.states import ItemResult, State
+from dsv4_agent.batch.states import ItemResult, Spent, State
 from dsv4_agent.session.journal import Contents, Journal, JournalError, Record, read_journal
 
 LEDGER_NAME = "ledger.jsonl"
@@ -25,12 +25,26 @@ FORMAT = 1
 
 @dataclass(slots=True)
 class Progress:
-    """What is on record: `results` of items in their own worktrees, then `integrated` and `delivered`."""
+    """What is on record: `results` of items in their own worktrees, then `integrated` and `delivered`.
+
+    `spent` is what all of it has cost, also the results of items that were done again.
+    """
 
     results: dict[str, ItemResult] = field(default_factory=dict)
     integrated: dict[str, Integrated] = field(default_factory=dict)
     delivered: dict[str, str] = field(default_factory=dict)
+    spent: Spent = field(default_factory=Spent)
     ended: bool = False
+
+    def add(self, result: ItemResult) -> None:
+        """An item has ended in its own worktree."""
+        self.results[result.id] = result
+        self.spent += result.spent
+
+    def redo(self, id: str) -> None:
+        """An item's result counts no more; what it cost does."""
+        self.results.pop(id, None)
+        self.integrated.pop(id, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +116,12 @@ class Ledger:
     def ended(self, result: ItemResult) -> None:
         """An item's worker is done."""
         self._journal.write("item.ended", result.to_json(), sync=True)
-        self.progress.results[result.id] = result
+        self.progress.add(result)
 
     def redone(self, id: str) -> None:
         """An item is to be done again on what is integrated by now: its result counts no more."""
         self._journal.write("item.redone", {"id": id}, sync=True)
-        self.progress.results.pop(id, None)
-        self.progress.integrated.pop(id, None)
+        self.progress.redo(id)
 
     def integrated(self, outcome: Integrated) -> None:
         """What integrating an item came to."""
@@ -159,11 +172,9 @@ def _replay(record: Record, progress: Progress) -> None:
     data: Mapping[str, Any] = record.data
     match record.kind:
         case "item.ended":
-            result = ItemResult.from_json(data)
-            progress.results[result.id] = result
+            progress.add(ItemResult.from_json(data))
         case "item.redone":
-            progress.results.pop(data["id"], None)
-            progress.integrated.pop(data["id"], None)
+            progress.redo(data["id"])
         case "integration.lost":
             for id in data["ids"]:
                 progress.integrated.pop(id, None)

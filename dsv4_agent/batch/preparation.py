@@ -51,6 +51,10 @@ def prepare(plan: Plan, directory: Path, plan_folder: Path) -> Prepared:
                 "Commit or stash them.",
             )
         notes += _notes(base)
+    if plan.branch is not None and plan.deliver is Delivery.PATCHES:
+        notes.append(
+            f"no branch {plan.branch} will be made: deliver is patches, not branch, commits or branches"
+        )
     for item in items:
         _check_item(plan, item)
     _check_branches(plan, items, bases)

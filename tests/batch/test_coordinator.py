@@ -17,7 +17,7 @@ from dsv4_agent.batch.one_batch import Begun, begin, events_of, go_on
 from dsv4_agent.batch.plan import PlanError, parse_plan
 from dsv4_agent.batch.preparation import prepare
 from dsv4_agent.batch.runs import find_run
-from dsv4_agent.batch.states import State
+from dsv4_agent.batch.states import Spent, State
 from dsv4_agent.session.journal import Journal, JournalError, read_journal
 from dsv4_agent.session.session import replay
 from dsv4_agent.workbench.failures import RunFailure
@@ -91,6 +91,16 @@ async def test_a_conflict_may_be_done_again_on_what_is_in(repository: Path) -> N
     assert states(ended) == {"one": State.DONE, "same": State.DONE}
     assert "return 110" in git(repository, "show", "dsv4/batch:a.py")
     assert git(repository, "rev-list", "--count", "main..dsv4/batch") == "1"
+    both = sum((result.spent for result in ended.results), Spent())
+    assert ended.spent.output_tokens > both.output_tokens  # what was done in vain was paid for as well
+    assert read_ledger(batch.run.path)[1].spent == ended.spent
+
+
+async def test_nothing_is_done_again_once_the_batch_has_spent_its_budget(repository: Path) -> None:
+    batch = begun(repository, [ONE, SAME], conflicts="redo", total={"max_tokens": 1}, jobs=2)
+    ended = await done(batch)
+    assert states(ended) == {"one": State.DONE, "same": State.CONFLICT}
+    assert "item.redone" not in (batch.run.path / LEDGER_NAME).read_text()
 
 
 async def test_work_that_is_not_verified_is_kept_but_not_integrated(repository: Path) -> None:

@@ -19,3 +19,12 @@ def test_items_of_a_command_where_the_folder_for_temporary_files_has_a_blank(
     plan = parse_plan({"prompt": "Do {line}.", "items": {"command": "echo a; echo b"}}, "plan.toml")
     prepared = prepare(plan, repository, tmp_path)
     assert [item.id for item in prepared.charter.items] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("deliver", "noted"), [("patches", True), ("commits", False)])
+def test_a_branch_that_nothing_makes_is_noted(
+    repository: Path, tmp_path: Path, deliver: str, noted: bool
+) -> None:
+    data = {"prompt": "x", "items": {"command": "echo a"}, "branch": "mine/here", "deliver": deliver}
+    notes = prepare(parse_plan(data, "plan.toml"), repository, tmp_path).notes
+    assert any("no branch mine/here will be made" in note for note in notes) is noted

@@ -14,7 +14,7 @@ from dsv4_agent.batch.events import (
     ItemStarted,
 )
 from dsv4_agent.batch.executor import ItemProgress
-from dsv4_agent.batch.report.wording import begun, change, counted, duration, summed, tokens, why
+from dsv4_agent.batch.report.wording import begun, change, counted, duration, tokens, why
 from dsv4_agent.batch.states import State
 from dsv4_agent.workbench.plain_text import plain_line
 
@@ -52,8 +52,8 @@ class Lines:
                 self._write(f"{state}: {outcome.id}{reason}")
             case Delivered(what, where):
                 self._write(f"{what}: {where}")
-            case BatchEnded(_, results, _, seconds, _):
-                self._write(f"{counted(results)}; {duration(seconds)}; {tokens(summed(results))}")
+            case BatchEnded(_, results, spent, seconds, _):
+                self._write(f"{counted(results)}; {duration(seconds)}; {tokens(spent)}")
 
     def close(self) -> None:
         """Nothing is left to write."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dsv4_agent.batch.events import BatchEnded
-from dsv4_agent.batch.report.wording import MARK, change, counted, duration, summed, tokens, why
+from dsv4_agent.batch.report.wording import MARK, change, counted, duration, tokens, why
 from dsv4_agent.batch.states import ItemResult, State
 from dsv4_agent.headless.summary import fenced
 
@@ -18,7 +18,7 @@ def markdown(ended: BatchEnded, name: str) -> str:
     lines = [
         f"### dsv4 batch {_cell(name)}: {counted(results)}",
         "",
-        f"{duration(ended.seconds)}, {tokens(summed(results))}, batch `{ended.run}`",
+        f"{duration(ended.seconds)}, {tokens(ended.spent)}, batch `{ended.run}`",
         "",
         "| | item | ended as | change | why |",
         "|---|---|---|---|---|",

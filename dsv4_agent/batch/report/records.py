@@ -15,7 +15,6 @@ from dsv4_agent.batch.events import (
     ItemStarted,
 )
 from dsv4_agent.batch.executor import ItemProgress
-from dsv4_agent.batch.report.wording import summed
 from dsv4_agent.batch.states import Spent
 from dsv4_agent.workbench.plain_text import json_escaped, without_surrogates
 
@@ -44,11 +43,10 @@ def _object(event: BatchEvent) -> dict[str, Any]:
             return {"type": "item.integrated", **end, "reason": outcome.reason}
         case Delivered(what, where):
             return {"type": "delivered", "what": what, "where": where}
-        case BatchEnded(run, results, _, seconds, failed):
+        case BatchEnded(run, results, spent, seconds, failed):
             counts: dict[str, int] = {}
             for result in results:
                 counts[result.state.value] = counts.get(result.state.value, 0) + 1
-            spent = summed(results)
             return {
                 "type": "batch.ended",
                 "batch": run,

@@ -20,7 +20,7 @@ from dsv4_agent.batch.events import (
     ItemStarted,
 )
 from dsv4_agent.batch.executor import ItemProgress
-from dsv4_agent.batch.report.wording import MARK, begun, change, counted, duration, summed, tokens, why
+from dsv4_agent.batch.report.wording import MARK, begun, change, counted, duration, tokens, why
 from dsv4_agent.batch.states import ItemResult, State
 from dsv4_agent.workbench.plain_text import plain_line
 
@@ -81,10 +81,10 @@ class LiveTable:
                     self._say(_line(ended, outcome.state.value))
             case Delivered(what, where):
                 self._say(Text(f"{what}: {where}"))
-            case BatchEnded(_, results, _, seconds, failed):
+            case BatchEnded(_, results, spent, seconds, failed):
                 self._live.stop()
                 self._say(Text(counted(results), "bold red" if failed else "bold green"))
-                self._say(Text(f"{duration(seconds)}; {tokens(summed(results))}", "bright_black"))
+                self._say(Text(f"{duration(seconds)}; {tokens(spent)}", "bright_black"))
 
     def close(self) -> None:
         """Leave the terminal as it should be, however the batch ended."""

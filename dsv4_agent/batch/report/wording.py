@@ -31,11 +31,6 @@ def counted(results: Iterable[ItemResult]) -> str:
     return ", ".join(f"{counts[state]} {state.value}" for state in State if counts[state]) or "no items"
 
 
-def summed(results: Iterable[ItemResult]) -> Spent:
-    """What all items cost together."""
-    return sum((result.spent for result in results), Spent())
-
-
 def tokens(spent: Spent) -> str:
     """`12,340 tokens sampled, 4,100 computed of 96,000 read`."""
     return (
