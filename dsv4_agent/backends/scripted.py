@@ -131,7 +131,7 @@ class ScriptedBackend:
     def from_file(cls, path: Path) -> ScriptedBackend:
         """Read a script file. Raises `ScriptError` (also for a file that can't be read)."""
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ScriptError(f"the script {path} can't be read: {error}") from error
         return cls(parse_script(text, str(path)), id=f"scripted:{path.name}")

@@ -54,7 +54,7 @@ def of_glob(items: Items, source: Source) -> list[Item]:
 
 def of_lines(text: str, items: Items, source: Source, where: str) -> list[Item]:
     """An item a line that is not blank; a line that is a JSON object gives its values."""
-    rows = [line for line in text.splitlines() if line.strip()]
+    rows = [line for line in _lines(text) if line.strip()]
     if not rows:
         raise PlanError(f"{where} gives no items; it is empty")
     return _numbered((_of_line(row.strip()) for row in rows), items, source)
@@ -63,12 +63,12 @@ def of_lines(text: str, items: Items, source: Source, where: str) -> list[Item]:
 def of_jsonl(text: str, items: Items, source: Source, where: str) -> list[Item]:
     """An item a JSON object. Raises `PlanError` with the number of a bad line."""
     rows: list[Mapping[str, object]] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_lines(text), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanError(f"{where} line {number} is not JSON: {error}; mend it there") from error
         if not isinstance(row, dict):
             raise PlanError(f"{where} line {number} is not a JSON object; write {{...}}")
@@ -90,18 +90,23 @@ def read_source(path: Path) -> str:
     try:
         if path.stat().st_size > _SIZE:
             raise PlanError(f"{path} is over {_SIZE >> 20} MiB; split it")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise PlanError(f"items: {path} can't be read: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
         raise PlanError(f"items: {path} is not UTF-8; convert it") from error
 
 
+def _lines(text: str) -> list[str]:
+    """Only a line feed ends a line: JSON and names of files may hold what else `str.splitlines` cuts at."""
+    return text.split("\n")
+
+
 def _of_line(line: str) -> Mapping[str, object]:
     if line.startswith("{"):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             return row
@@ -128,12 +133,21 @@ def _numbered(rows: Iterable[Mapping[str, object]], items: Items, source: Source
 def _value(name: str, value: object) -> Value:
     match value:
         case str():
-            return value
+            return _whole(name, value)
         case bool() | int() | float() | None:
             return json.dumps(value)
         case list() if all(isinstance(part, str) for part in value):
-            return tuple(value)
+            return tuple(_whole(name, part) for part in value)
     raise PlanError(f"item value {name!r} must be a text, a number or a list of texts")
+
+
+def _whole(name: str, text: str) -> str:
+    if "\0" in text:
+        raise PlanError(
+            f"item value {name!r} holds a NUL byte, which no command takes; "
+            "end each item with a line feed (git ls-files without -z, find without -print0)"
+        )
+    return text
 
 
 def _id(values: Mapping[str, Value], index: int, taken: set[str]) -> str:

@@ -168,7 +168,7 @@ def load_plan(path: Path) -> Plan:
     try:
         if path.stat().st_size > SIZE_LIMIT:
             raise PlanError(f"{path} is over {SIZE_LIMIT // 1_000_000} MB: name the plan, not the data")
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         data = tomllib.loads(text)
     except OSError as error:
         raise PlanError(f"{path} can't be read: {error.strerror}; check the path") from error
@@ -179,7 +179,7 @@ def load_plan(path: Path) -> Plan:
         return plan
     source = path.parent / plan.prompt_file
     try:
-        prompt = source.read_text(encoding="utf-8")
+        prompt = source.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise PlanError(f"{path}: prompt_file {source} can't be read: {error}; check the path") from error
     return parse_plan({**data, "prompt": prompt, "prompt_file": None}, str(path))

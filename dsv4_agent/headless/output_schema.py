@@ -35,7 +35,7 @@ class OutputSchema:
             text = source
         else:
             try:
-                text = Path(source).read_text(encoding="utf-8")
+                text = Path(source).read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or "not valid UTF-8"
                 raise _bad(f"the schema {source} can't be read: {reason}") from error

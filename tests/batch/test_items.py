@@ -64,11 +64,28 @@ def test_json_lines() -> None:
         ("[1]", "line 1 is not a JSON object"),
         ("\n\n", "gives no items"),
         ('{"a": {"b": 1}}', "'a' must be a text"),
+        ('{"a": ["x", "y\\u0000"]}', "'a' holds a NUL byte"),
+        ("[" * 100_000, "line 1 is not JSON"),
     ],
 )
 def test_bad_json_lines(text: str, words: str) -> None:
     with pytest.raises(PlanError, match=words):
         of_jsonl(text, Items(jsonl="i"), SOURCE, "i.jsonl")
+
+
+def test_only_a_line_feed_ends_a_line() -> None:
+    odd = "a\u2028b\x85c\x1cd\x0be"
+    [row] = of_jsonl('{"text": "a\u2028b\x85c"}\r\n', Items(jsonl="i"), SOURCE, "i")
+    assert row.values["text"] == "a\u2028b\x85c"
+    assert [item.values["line"] for item in of_lines(f"{odd}\nx\r\n", Items(lines="i"), SOURCE, "i")] == [
+        odd,
+        "x",
+    ]
+
+
+def test_a_list_divided_by_nul_bytes_is_refused_with_the_remedy() -> None:
+    with pytest.raises(PlanError, match=r"'line' holds a NUL byte.*git ls-files without -z"):
+        of_lines("a.py\0b.py\0", Items(lines="i"), SOURCE, "i")
 
 
 def test_lines_may_be_files_or_objects() -> None:
@@ -101,6 +118,8 @@ def test_repositories(tmp_path: Path) -> None:
 def test_reading_a_file_of_items(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="can't be read"):
         read_source(tmp_path / "none")
+    (tmp_path / "windows").write_bytes(b"\xef\xbb\xbffirst\r\n")
+    assert read_source(tmp_path / "windows") == "first\n"
     (tmp_path / "latin").write_bytes(b"\xe9")
     with pytest.raises(PlanError, match="is not UTF-8"):
         read_source(tmp_path / "latin")

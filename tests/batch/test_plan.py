@@ -74,6 +74,9 @@ def test_prompt_file_is_read_next_to_the_plan(tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
     path.write_text('prompt_file = "prompt.md"\nitems = { glob = "*.py" }\n')
     assert load_plan(path).prompt == "Do {path}"
+    for file in tmp_path.iterdir():  # as editors of Windows write them
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert load_plan(path).prompt == "Do {path}"
     (tmp_path / "prompt.md").unlink()
     with pytest.raises(PlanError, match=r"prompt\.md can't be read"):
         load_plan(path)

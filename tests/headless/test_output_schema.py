@@ -76,6 +76,8 @@ def test_a_schema_that_leads_back_to_itself_is_the_users_mistake() -> None:
 def test_files(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text("true")
     assert OutputSchema.load(str(tmp_path / "s.json")).check("3") == 3
+    (tmp_path / "s.json").write_bytes(b"\xef\xbb\xbftrue")  # as editors of Windows write it
+    assert OutputSchema.load(str(tmp_path / "s.json")).check("3") == 3
     (tmp_path / "s.json").write_bytes(b"\xff")
     with pytest.raises(RunFailure):
         OutputSchema.load(str(tmp_path / "s.json"))
