@@ -11,6 +11,7 @@ from dsv4_agent.chat.events import ChatEvent, Opened
 from dsv4_agent.loop.events import Notice
 from dsv4_agent.session.store import find_session
 from dsv4_agent.workbench.model_options import Effort, ModelOptions
+from dsv4_agent.workbench.plain_text import plain_line
 
 Errand = Callable[[Conversation], Awaitable[Sequence[ChatEvent]]]
 """Raises `RunFailure` where it can't be done; then nothing has changed."""
@@ -28,6 +29,9 @@ async def resume(wanted: str, conversation: Conversation) -> Sequence[ChatEvent]
     cwd = str(conversation.setting.root)
     info = await asyncio.to_thread(functools.partial(find_session, wanted, cwd=cwd))
     if info is None:
+        if wanted == "last":  # what --continue asks for, too
+            said = f"there is no earlier session of {plain_line(cwd)}: /sessions lists those of all folders"
+            return [Notice("error", said)]
         return [Notice("error", f"there is no session {wanted!r}: /sessions lists them")]
     conversation.note_session()
     return [Opened(await asyncio.to_thread(conversation.resume, info))]

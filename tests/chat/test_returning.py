@@ -130,3 +130,11 @@ async def test_who_can_not_take_up_a_session_is_told_that_a_new_one_begins(works
             assert told[-1] == "the next prompt begins a new session"
             await other.say("hi")
             assert other.dialogue.status.session not in (None, held)
+
+
+async def test_a_folder_without_an_earlier_session_is_named(workspace: Path) -> None:
+    async with chat_with("text: Hello.", workspace, resume="last") as chat:
+        told = [notice.text for notice in chat.of(Notice)]
+        while not told:
+            told.append((await chat.until_a(Notice)).text)
+        assert told[0] == f"there is no earlier session of {workspace}: /sessions lists those of all folders"
