@@ -10,7 +10,9 @@ import pytest
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
-@pytest.mark.parametrize("arguments", [["--version"], ["help", "settings"], ["cache", "ls", "--json"]])
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["help", "settings"], ["cache", "ls", "--json"], ["batch", "schema"]]
+)
 def test_output_to_a_full_disk(arguments: list[str]) -> None:
     """Also what is small enough to be written only while Python shuts down."""
     with Path("/dev/full").open("wb") as full:
