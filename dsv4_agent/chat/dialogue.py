@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from dsv4_agent.chat.events import ChatEvent, PlanReady, ShellRan
 from dsv4_agent.chat.options import ChatOptions
 from dsv4_agent.chat.phases import follow
-from dsv4_agent.chat.status import Phase, Status
+from dsv4_agent.chat.status import Phase, Status, describe
 from dsv4_agent.loop.events import ApprovalRequested, Event, Notice, RunResult, Subtype, UserMessage
 from dsv4_agent.workbench.model_options import NANO
 
@@ -231,14 +231,11 @@ class Dialogue:
         self.conversation.set_mode(_mode(self.status.mode))  # it may have been changed meanwhile
         self._describe()
         if self.options.resume is not None:
-            from dsv4_agent.chat.errands import resume
+            from dsv4_agent.chat.errands import resume, tell_of_a_new_session
 
-            self._jobs.appendleft(self._tell_of_a_new_session)  # behind the reason, should this fail
+            # Behind the reason, should this fail.
+            self._jobs.appendleft(functools.partial(self._errand, tell_of_a_new_session))
             await self._errand(functools.partial(resume, self.options.resume))
-
-    async def _tell_of_a_new_session(self) -> None:
-        if self.conversation is not None and self.conversation.agent is None:
-            self._say("info", "the next prompt begins a new session")
 
     async def _prompt(self, text: str, typed: str | None) -> None:
         if (conversation := await self._opened()) is None:
@@ -373,17 +370,8 @@ class Dialogue:
         self._show(Notice(kind, text))
 
     def _describe(self) -> None:
-        conversation = self.conversation
-        if conversation is None:
-            return
-        info = conversation.model.backend.info
-        status = self.status
-        status.model, status.backend, status.effort = info.id, info.kind.value, conversation.effort
-        status.branch = conversation.setting.branch
-        status.window = info.context_window
-        status.session = "" if conversation.agent is None else conversation.agent.session.id
-        if conversation.agent is None:
-            status.kv, status.breakdown, status.cost = None, None, None
+        if self.conversation is not None:
+            describe(self.status, self.conversation)
 
 
 def _open_conversation(options: ChatOptions) -> Conversation:

@@ -37,6 +37,12 @@ async def resume(wanted: str, conversation: Conversation) -> Sequence[ChatEvent]
     return [Opened(await asyncio.to_thread(conversation.resume, info))]
 
 
+async def tell_of_a_new_session(conversation: Conversation) -> Sequence[ChatEvent]:
+    """Say so where no session was taken up."""
+    told = Notice("info", "the next prompt begins a new session")
+    return [told] if conversation.agent is None else []
+
+
 async def set_effort(effort: Effort, conversation: Conversation) -> Sequence[ChatEvent]:
     """Think harder or less."""
     broken = conversation.set_effort(effort)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from dsv4_agent.loop.facts import Breakdown, KvUse
+
+if TYPE_CHECKING:
+    from dsv4_agent.chat.conversation import Conversation
 
 
 class Phase(StrEnum):
@@ -65,3 +69,14 @@ class Status:
     def seconds(self) -> float:
         """How long the phase has lasted."""
         return monotonic() - self.since
+
+
+def describe(status: Status, conversation: Conversation) -> None:
+    """Show model, branch and session of a conversation; without a session there is no cache to show."""
+    info = conversation.model.backend.info
+    status.model, status.backend, status.effort = info.id, info.kind.value, conversation.effort
+    status.branch = conversation.setting.branch
+    status.window = info.context_window
+    status.session = "" if conversation.agent is None else conversation.agent.session.id
+    if conversation.agent is None:
+        status.kv, status.breakdown, status.cost = None, None, None

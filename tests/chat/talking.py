@@ -17,8 +17,6 @@ from dsv4_agent.loop.events import (
 )
 from dsv4_agent.workbench.model_options import ModelOptions
 
-GIT = ("git", "-c", "user.name=T", "-c", "user.email=t@example.invalid", "-c", "init.defaultBranch=main")
-
 EDIT = """\
 call: edit
   path: app.py

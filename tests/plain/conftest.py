@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-GIT = ("git", "-c", "user.name=T", "-c", "user.email=t@example.invalid", "-c", "init.defaultBranch=main")
+from tests.small_repository import small_repository
+
 _PROGRAM = """\
 import asyncio, sys
 from pathlib import Path
@@ -88,14 +89,7 @@ Start = Callable[..., Process]
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DSV4_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("DSV4_CONFIG_DIR", str(tmp_path / "config"))
-    root = tmp_path / "repo"
-    root.mkdir()
-    (root / "app.py").write_text("old = 1\n")
-    for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "first")):
-        subprocess.run((*GIT, *command), cwd=root, check=True)
-    return root
+    return small_repository(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ from dsv4_agent.tui.app import ChatApp
 from dsv4_agent.tui.panels import arming
 from dsv4_agent.workbench.model_options import ModelOptions
 from dsv4_agent.workbench.settings import Settings
-
-GIT = ("git", "-c", "user.name=T", "-c", "user.email=t@example.invalid", "-c", "init.defaultBranch=main")
+from tests.small_repository import small_repository
 
 
 @dataclass
@@ -80,15 +78,8 @@ class Driven:
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DSV4_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("DSV4_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setattr(arming, "QUIET", 0.0)
-    root = tmp_path / "repo"
-    root.mkdir()
-    (root / "app.py").write_text("old = 1\n")
-    for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "first")):
-        subprocess.run((*GIT, *command), cwd=root, check=True)
-    return root
+    return small_repository(tmp_path, monkeypatch)
 
 
 @pytest.fixture
