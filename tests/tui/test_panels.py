@@ -36,6 +36,7 @@ async def test_a_question_shows_its_answers_and_all_of_the_command(driven, size:
         for _ in range(400):
             await chat.until(lambda: answers(screen(chat.app)))
             await chat.until(lambda: panel.region.bottom <= size[1])
+            await chat.pilot.pause()  # the rows are counted once the layout has settled
             top = round(reading.scroll_offset.y)
             seen |= set(range(top, top + reading.region.height))
             if not reading.hidden_below:
